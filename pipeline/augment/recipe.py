@@ -1,0 +1,130 @@
+"""The distribution that views are drawn from. Every number of the augmentation has its home here.
+
+Defaults are BYOL's two presets (spec section 3.2: [SRC], the file that the ReLICv2 authors ship
+unchanged), alternated over the large views ([UNK] which view gets which: a suggestion of the spec).
+docs/provenance.md lists source and confidence of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Range = tuple[float, float]
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewRecipe:
+    """Distribution of one view.
+
+    Raises:
+        ValueError: a probability outside [0, 1], an empty or negative range.
+    """
+
+    area: Range = (0.08, 1.0)  # share of the image that the crop covers, uniform
+    aspect: Range = (3 / 4, 4 / 3)  # width / height of the crop, log-uniform
+    flip_probability: float = 0.5
+    jitter_probability: float = 0.8
+    brightness: float = 0.4  # added: U(-b, b)
+    contrast: float = 0.4  # factor about the mean of each channel: U(1-c, 1+c)
+    saturation: float = 0.2  # factor on HSV saturation: U(1-s, 1+s)
+    hue: float = 0.1  # added to HSV hue, in turns: U(-h, h)
+    grayscale_probability: float = 0.2
+    blur_probability: float = 1.0
+    blur_sigma: Range = (0.1, 2.0)  # pixels of the view, uniform
+    blur_divider: float = 10.0  # radius = int(view size / divider / 2) pixels
+    solarize_probability: float = 0.0
+    solarize_threshold: float = 0.5
+    mask_probability: float = 0.0  # p_m: replace the background of the whole image before the crop
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize", "mask"):
+            probability = getattr(self, f"{name}_probability")
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name}_probability must lie in 0..1, got {probability}")
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("area", "aspect", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be a range 0 < low <= high, got {low}, {high}")
+        if self.area[1] > 1:
+            raise ValueError(f"area must not exceed 1, the whole image, got {self.area[1]}")
+        if self.blur_divider <= 0:
+            raise ValueError(f"blur_divider must be positive, got {self.blur_divider}")
+
+
+# BYOL's view 1 and view 2 [SRC]; mask_probability 0.1 [MEM-L/M].
+LARGE_EVEN = ViewRecipe(mask_probability=0.1)
+LARGE_ODD = ViewRecipe(blur_probability=0.1, solarize_probability=0.2, mask_probability=0.1)
+# SwAV's area for small crops [SRC for SwAV, MEM-L here]; view-2-like photometry [suggestion].
+SMALL = ViewRecipe(area=(0.05, 0.14), blur_probability=0.1, solarize_probability=0.2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MultiCropRecipe:
+    """Distribution of all views of an image: L large ones, then S small ones.
+
+    Large view 0, 2, .. follows `large_even`, 1, 3, .. `large_odd`; small views follow `small`.
+
+    Raises:
+        ValueError: no large view, or a size below one pixel.
+    """
+
+    num_large: int = 4
+    num_small: int = 2
+    large_size: int = 224
+    small_size: int = 96
+    large_even: ViewRecipe = field(default=LARGE_EVEN)
+    large_odd: ViewRecipe = field(default=LARGE_ODD)
+    small: ViewRecipe = field(default=SMALL)
+    mask_threshold: float = 0.5  # salience above it is foreground
+    mask_min_coverage: float = 0.01  # masks that cover less are degenerate: the view stays unmasked
+    mask_max_coverage: float = 1.0  # and so are masks that cover more
+    mask_fill: RGB = IMAGENET_MEAN  # what the background becomes, RGB in 0..1
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.num_large < 1 or self.num_small < 0:
+            raise ValueError(
+                f"views need num_large >= 1 and num_small >= 0, got {self.num_large}, "
+                f"{self.num_small}"
+            )
+        if min(self.large_size, self.small_size) < 1:
+            raise ValueError(f"view sizes must be positive: {self.large_size}, {self.small_size}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        if not 0 <= self.mask_threshold < 1:
+            raise ValueError(f"mask_threshold must lie in [0, 1), got {self.mask_threshold}")
+
+    @property
+    def num_views(self) -> int:
+        return self.num_large + self.num_small
+
+    @property
+    def views(self) -> tuple[ViewRecipe, ...]:
+        """The recipe of each view: large ones first."""
+        large = (self.large_even, self.large_odd)
+        return tuple(large[v % 2] for v in range(self.num_large)) + (self.small,) * self.num_small
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The side of each view, in pixels."""
+        return (self.large_size,) * self.num_large + (self.small_size,) * self.num_small
+
+
+def crop_and_flip_recipe(size: int) -> MultiCropRecipe:
+    """One view of linear evaluation's training: random crop and flip only (spec 6.1, [SRC])."""
+    plain = ViewRecipe(
+        jitter_probability=0.0,
+        grayscale_probability=0.0,
+        blur_probability=0.0,
+    )
+    return MultiCropRecipe(
+        num_large=1, num_small=0, large_size=size, large_even=plain, large_odd=plain
+    )

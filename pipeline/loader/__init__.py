@@ -1,0 +1,170 @@
+"""Loaders: from shards to a stream of views.
+
+`training_views` draws params by (seed, epoch, sample id, view) in the order of a Sampler;
+`evaluation_views` cuts the centre of each sample, in order. Both return a MultiCropLoader.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.augment import make_executor
+from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
+from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.batch import Ids
+from pipeline.loader.decode import Decoder
+from pipeline.loader.multicrop import MultiCropLoader
+from pipeline.rng import Stream
+from pipeline.sampler import Sampler
+from pipeline.shards import Shards
+
+__all__ = [
+    "LoaderConfig",
+    "MultiCropLoader",
+    "evaluation_views",
+    "make_decoder",
+    "training_views",
+]
+
+DECODERS = ("auto", "turbojpeg", "dali")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderConfig:
+    """How views are fed. None of it changes a pixel but `decoder`, by a level or two.
+
+    Raises:
+        ValueError: unknown decoder, a negative or zero size.
+    """
+
+    decoder: str = "auto"  # turbojpeg | dali; auto: dali for tar shards where installed
+    executor: str = "auto"  # compiled | reference; auto: the fastest that this machine can run
+    threads: int = 0  # for decoding and for views, per process; 0: this process's share of cores
+    prefetch: int = 2  # batches of views ready ahead of the step
+    max_bad: int = 10  # samples that may turn out undecodable before the run stops
+
+    def __post_init__(self) -> None:
+        if self.decoder not in DECODERS:
+            raise ValueError(
+                f"unknown decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}"
+            )
+        if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1:
+            raise ValueError(
+                f"loader needs threads >= 0, max_bad >= 0, prefetch >= 1; got {self.threads}, "
+                f"{self.max_bad}, {self.prefetch}"
+            )
+
+    def threads_of(self, world_size: int) -> int:
+        """Threads of one process where `world_size` processes share the cores."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // world_size)
+
+
+def make_decoder(name: str, shards: Shards, *, threads: int) -> Decoder:
+    """Choose who decodes: `auto` takes DALI for tar shards, libjpeg-turbo for all else."""
+    if name == "auto":
+        dali = shards.manifest.format == "dali" and importlib.util.find_spec("nvidia.dali")
+        name = "dali" if dali else "turbojpeg"
+    if name == "dali":
+        from pipeline.loader.dali import DaliDecoder
+
+        return DaliDecoder(threads=threads)
+    from pipeline.loader.turbojpeg import TurboJpegDecoder
+
+    return TurboJpegDecoder(threads=threads)
+
+
+def training_views(
+    shards: Shards,
+    *,
+    recipe: MultiCropRecipe,
+    sampler: Sampler,
+    seed: int,
+    config: LoaderConfig,
+    end_step: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    stream: Stream = Stream.VIEWS,
+) -> MultiCropLoader:
+    """Stream the views of this rank for steps start_step..end_step-1.
+
+    Raises:
+        ValueError: the world size does not divide the global batch.
+    """
+    if sampler.global_batch_size % world_size:
+        raise ValueError(
+            f"the global batch of {sampler.global_batch_size} cannot be divided among {world_size} "
+            "processes; choose a multiple"
+        )
+
+    def batch(step: int) -> tuple[int, Ids]:
+        epoch, ids = sampler.batch(step)
+        return epoch, ids[rank::world_size]
+
+    def params(epoch: int, ids: Ids) -> ViewParams:
+        return sample_view_params(
+            recipe,
+            seed=seed,
+            epoch=epoch,
+            sample_ids=ids,
+            heights=shards.heights[ids],
+            widths=shards.widths[ids],
+            mask_coverage=shards.mask_coverage[ids],
+            stream=stream,
+        )
+
+    return _loader(shards, recipe, config, batch, params, range(start_step, end_step), world_size)
+
+
+def evaluation_views(
+    shards: Shards,
+    *,
+    size: int,
+    batch_size: int,
+    config: LoaderConfig,
+    sample_ids: Ids | None = None,
+) -> MultiCropLoader:
+    """Stream the central square of each sample (spec 6.1), in order; the last batch is partial.
+
+    `large` of each batch is [1, B, 3, size, size]; there are no small views.
+    """
+    ids = np.arange(len(shards)) if sample_ids is None else np.asarray(sample_ids, np.int64)
+    recipe = MultiCropRecipe(num_large=1, num_small=0, large_size=size)
+
+    def batch(step: int) -> tuple[int, Ids]:
+        return 0, ids[step * batch_size : (step + 1) * batch_size]
+
+    def params(_: int, rows: Ids) -> ViewParams:
+        return centre_view_params(shards.heights[rows], shards.widths[rows])
+
+    steps = range(-(-len(ids) // batch_size))
+    return _loader(shards, recipe, config, batch, params, steps, world_size=1)
+
+
+def _loader(
+    shards: Shards,
+    recipe: MultiCropRecipe,
+    config: LoaderConfig,
+    batch: Callable[[int], tuple[int, Ids]],
+    params: Callable[[int, Ids], ViewParams],
+    steps: range,
+    world_size: int,
+) -> MultiCropLoader:
+    threads = config.threads_of(world_size)
+    return MultiCropLoader(
+        shards,
+        decoder=make_decoder(config.decoder, shards, threads=threads),
+        executor=make_executor(config.executor, recipe, threads=threads),
+        batch=batch,
+        params=params,
+        steps=steps,
+        prefetch=config.prefetch,
+        max_bad=config.max_bad,
+        pinned=torch.cuda.is_available(),
+    )

@@ -1,0 +1,122 @@
+"""From encoded to decoded batches: what every decoder shares, and what happens to a bad sample.
+
+A decoder fills the images of a slot. A sample that it cannot decode, or that has not the size that
+the index promises, is named and counted, and its place is taken by the next sample id that decodes:
+a rule that knows neither ranks nor threads, so every world size sees the same batches.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pipeline.batch import DecodedBatch, EncodedBatch, Ids, RaggedImages
+from pipeline.loader.ring import Slot
+from pipeline.saliency.codec import decode_mask
+from pipeline.shards import Shards
+
+
+class Decoder(Protocol):
+    """Decodes JPEGs into prepared room."""
+
+    def decode(self, encoded: EncodedBatch, images: RaggedImages) -> dict[int, str]:
+        """Fill `images`; return {row: reason} of those that could not be decoded."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TooManyBadSamples(RuntimeError):
+    """More samples cannot be decoded than the run tolerates."""
+
+
+class BadSamples:
+    """The samples that could not be decoded, by id, with the reason; shared by threads.
+
+    Raises:
+        TooManyBadSamples: from `add`, above the budget, with the list.
+    """
+
+    def __init__(self, shards: Shards, *, budget: int) -> None:
+        self._shards = shards
+        self._budget = budget
+        self._lock = threading.Lock()
+        self.reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, sample_id: int, reason: str) -> None:
+        with self._lock:
+            self.reasons[sample_id] = reason
+            if len(self.reasons) > self._budget:
+                raise TooManyBadSamples(
+                    f"{len(self.reasons)} samples cannot be decoded, more than loader.max_bad="
+                    f"{self._budget}; convert the data set again. " + "; ".join(self.describe())
+                )
+
+    def describe(self, limit: int = 20) -> list[str]:
+        """One line for each bad sample: id, original name, reason."""
+        lines = [
+            f"sample {i} ({self._shards.key(i)}): {reason}"
+            for i, reason in list(self.reasons.items())[:limit]
+        ]
+        more = len(self.reasons) - limit
+        return lines + ([f"and {more} more"] if more > 0 else [])
+
+
+def decode_batch(
+    shards: Shards,
+    decoder: Decoder,
+    slot: Slot,
+    bad: BadSamples,
+    *,
+    sample_ids: Ids,
+    epoch: int,
+) -> DecodedBatch:
+    """Read and decode samples into a slot.
+
+    Raises:
+        TooManyBadSamples: the budget of bad samples is spent.
+    """
+    ids = _without_known_bad(sample_ids, bad, len(shards))
+    while True:
+        encoded = shards.read(ids)
+        images, masks = slot.lay_out(encoded.heights, encoded.widths)
+        failures = decoder.decode(encoded, images)
+        if not failures:
+            break
+        for row, reason in failures.items():
+            bad.add(int(ids[row]), reason)
+        ids = _without_known_bad(ids, bad, len(shards))
+    _decode_masks(encoded.masks, masks.numpy())
+    return DecodedBatch(
+        images=images,
+        masks=masks,
+        labels=torch.from_numpy(encoded.labels.astype(np.int64)),
+        sample_ids=ids,
+        epoch=epoch,
+    )
+
+
+def _without_known_bad(sample_ids: Ids, bad: BadSamples, num_samples: int) -> Ids:
+    """Replace each bad id by the next good one, cyclically."""
+    if not bad.reasons:
+        return sample_ids
+    ids = sample_ids.copy()
+    for row, sample_id in enumerate(ids):
+        while int(sample_id) in bad.reasons:
+            sample_id = (sample_id + 1) % num_samples
+            if sample_id == sample_ids[row]:
+                raise TooManyBadSamples("no sample of these shards can be decoded")
+        ids[row] = sample_id
+    return ids
+
+
+def _decode_masks(encoded: Sequence[memoryview], grids: np.ndarray) -> None:
+    for row, data in enumerate(encoded):
+        grids[row] = decode_mask(data) if len(data) else 255
