@@ -1,0 +1,1 @@
+"""What surrounds the step: configuration, presets, processes, logs and the run directory."""

@@ -1,0 +1,219 @@
+"""The configuration of a run: frozen dataclasses composed, changed by path, kept as JSON.
+
+Each module owns the dataclass of its settings; TrainConfig puts them together. `--set path=value`
+walks the fields by name and is checked against their types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from model.lars import OptimizerConfig
+from model.loss import LossConfig
+from model.relicv2 import ReLICv2Config
+from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.loader import LoaderConfig
+
+Config = TypeVar("Config")
+
+# Settings that change how a run is fed, watched and kept, but not what it computes: a run may be
+# resumed with others. (Another decoder may differ by a level, so it is not among them.)
+FREE_TO_CHANGE = (
+    "name",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "monitor_every",
+    "loader.executor",
+    "loader.threads",
+    "loader.prefetch",
+    "loader.max_bad",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Everything that a run is set to. Sources of the defaults: docs/provenance.md.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    name: str = "imagenet-rn50"
+    recipe: MultiCropRecipe = field(default_factory=MultiCropRecipe)
+    model: ReLICv2Config = field(default_factory=ReLICv2Config)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    epochs: int = 1000
+    max_steps: int = 0  # stop after so many steps, with the schedules of `epochs`; 0: run them all
+    global_batch_size: int = 4096
+    target_decay: float = 0.996  # at step 0; rises to 1 along a cosine
+    seed: int = 0
+    precision: str = "auto"  # float32 | bfloat16; auto: bfloat16 autocast on GPUs
+    log_every: int = 10  # steps
+    checkpoint_every: int = 1000  # steps
+    keep_checkpoints: int = 3
+    monitor_every: int = 10  # epochs between two kNN measurements; 0: never
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "global_batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+        if self.max_steps < 0 or self.monitor_every < 0:
+            raise ValueError("max_steps and monitor_every must not be negative")
+        if not 0 <= self.target_decay <= 1:
+            raise ValueError(f"target_decay must lie in 0..1, got {self.target_decay}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..2**32-1, got {self.seed}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(
+                f"unknown precision {self.precision!r}; choose auto, float32 or bfloat16"
+            )
+
+
+def apply_settings(config: Config, settings: Sequence[str]) -> Config:
+    """Return the config with `path=value` strings applied, in order.
+
+    Raises:
+        ValueError: no '=', an unknown path (with the names that exist there), a value that does
+            not fit the field's type or its range.
+    """
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes path=value, got {setting!r}")
+        config = _replaced(config, path.strip().split("."), value.strip(), path.strip())
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the config as nested plain values, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a config from nested plain values; what is missing keeps its default.
+
+    Raises:
+        ValueError: an unknown name or a value of another type.
+    """
+    return merged(kind(), values)
+
+
+def merged(config: Config, values: Mapping[str, Any], *, prefix: str = "") -> Config:
+    """Return the config with nested plain values (of JSON or TOML) laid over it."""
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        _require_field(config, name, path)
+        current = getattr(config, name)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{path} holds settings of its own, got {value!r}")
+            new = merged(current, value, prefix=f"{path}.")
+        else:
+            new = _checked(value, _types(config)[name], path)
+        config = _replace(config, name, new)
+    return config
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, value) of every setting."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from flattened(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """Describe the settings that differ and may not change within one run."""
+    before = dict(flattened(old))
+    return [
+        f"{path} was {before[path]}, is {value}"
+        for path, value in flattened(new)
+        if path not in FREE_TO_CHANGE and before[path] != value
+    ]
+
+
+def _replaced(config: Any, names: list[str], value: str, path: str) -> Any:
+    name, *rest = names
+    _require_field(config, name, path)
+    current = getattr(config, name)
+    if dataclasses.is_dataclass(current):
+        if not rest:
+            raise ValueError(f"{path} holds settings of its own: {_names(current, path + '.')}")
+        return _replace(config, name, _replaced(current, rest, value, path))
+    if rest:
+        raise ValueError(f"unknown setting {path!r}: {name} has no settings of its own")
+    return _replace(config, name, _parsed(value, _types(config)[name], path))
+
+
+def _replace(config: Any, name: str, value: Any) -> Any:
+    return dataclasses.replace(config, **{name: value})
+
+
+def _require_field(config: Any, name: str, path: str) -> None:
+    names = [item.name for item in dataclasses.fields(config)]
+    if name in names:
+        return
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"unknown setting {path!r}; {hint}valid here: {_names(config)}")
+
+
+def _names(config: Any, prefix: str = "") -> str:
+    return ", ".join(prefix + item.name for item in dataclasses.fields(config))
+
+
+def _types(config: Any) -> dict[str, Any]:
+    return typing.get_type_hints(type(config))
+
+
+def _parsed(text: str, kind: Any, path: str) -> Any:
+    """Read the text of a --set value as the field's type."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        parts = text.strip("()[]").split(",")
+        inner = typing.get_args(kind)
+        if inner[-1] is not Ellipsis and len(parts) != len(inner):
+            raise ValueError(f"{path} takes {len(inner)} values separated by commas, got {text!r}")
+        return tuple(_parsed(part.strip(), inner[0], path) for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        return None if text.lower() == "none" else _parsed(text, typing.get_args(kind)[0], path)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{path} takes true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{path} takes {_article(kind)}, got {text!r}") from None
+
+
+def _checked(value: Any, kind: Any, path: str) -> Any:
+    """Return a JSON or TOML value as the field's type."""
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_checked(part, typing.get_args(kind)[0], path) for part in value)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _checked(value, typing.get_args(kind)[0], path)
+    if kind is float and type(value) is int:
+        return float(value)
+    if origin is not None or type(value) is not kind:
+        raise ValueError(f"{path} takes {_article(kind)}, got {value!r}")
+    return value
+
+
+def _article(kind: Any) -> str:
+    known = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    return known.get(kind, str(kind))

@@ -1,0 +1,203 @@
+"""The run directory: what is written while a run goes on, and the line that a person watches.
+
+    OUT/config.json          resolved configuration, data set, versions, machine
+    OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
+    OUT/tensorboard/         the same for TensorBoard
+    OUT/checkpoint-*.pt      model/checkpoint.py
+    OUT/encoder.pt           the encoder alone, at the end
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pipeline.shards import Manifest
+from training.config import TrainConfig, differences, from_dict, to_dict
+from training.launch import World
+
+_PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
+
+
+class RunLog:
+    """Metrics of one run, written by rank 0. A context manager."""
+
+    def __init__(self, out: Path, *, start_step: int, total_steps: int, name: str) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._path = out / "metrics.jsonl"
+        _keep_until(self._path, start_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        # purge_step hides what TensorBoard already has of steps that are done again.
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
+        self._progress = ProgressLine(start_step=start_step, total_steps=total_steps, name=name)
+
+    def write(self, step: int, **values: Any) -> None:
+        """Record values of a step (completed steps so far) and show them."""
+        record = {"step": step, **values}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._board.add_scalar(name, value, step)
+        self._progress.show(step, values)
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress line."""
+        self._progress.say(line)
+
+    def close(self) -> None:
+        self._progress.close()
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ProgressLine:
+    """Loss, speed, waiting time and time left: a live bar on a terminal, else a line now and then."""
+
+    def __init__(self, *, start_step: int, total_steps: int, name: str) -> None:
+        self._console = Console(file=sys.stdout, highlight=False)
+        self._total = total_steps
+        self._start = (start_step, time.monotonic())
+        self._last_line = 0.0
+        self._values: dict[str, Any] = {}
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed}/{task.total}  {task.fields[text]}"),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+            )
+            self._task: TaskID = self._bar.add_task(
+                name, total=total_steps, completed=start_step, text=""
+            )
+            self._bar.start()
+
+    def show(self, step: int, values: dict[str, Any]) -> None:
+        self._values.update(values)
+        text = _described(self._values)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _PLAIN_SECONDS or step >= self._total:
+            self._last_line = now
+            self._console.print(
+                f"step {step}/{self._total}  {text}  {self._time_left(step)} left", soft_wrap=True
+            )
+
+    def say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _time_left(self, step: int) -> str:
+        first, began = self._start
+        if step <= first:
+            return "?"
+        seconds = (time.monotonic() - began) / (step - first) * (self._total - step)
+        hours, rest = divmod(round(seconds), 3600)
+        return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def write_description(out: Path, config: TrainConfig, manifest: Manifest, world: World) -> None:
+    """Write config.json: what was run, on what, with which versions."""
+    description = {
+        "config": to_dict(config),
+        "data": {
+            "num_samples": manifest.num_samples,
+            "source": manifest.source,
+            "index_sha256": manifest.index_sha256,
+        },
+        "world_size": world.size,
+        "device": str(world.device),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": installed_versions(),
+    }
+    text = json.dumps(description, indent=2)
+    (out / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def check_same_run(out: Path, config: TrainConfig, manifest: Manifest) -> None:
+    """Make sure that `out` is free, or holds a run of this configuration and these data.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    path = out / "config.json"
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} exists and is not a run directory; give another --out")
+        return
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        changed = differences(from_dict(TrainConfig, description["config"]), config)
+        same_data = description["data"]["index_sha256"] == manifest.index_sha256
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"cannot read {path} ({error}); give another --out") from error
+    if changed:
+        raise ValueError(
+            f"the run in {out} was started with other settings ({'; '.join(changed[:3])}); give "
+            "them again, or another --out"
+        )
+    if not same_data:
+        raise ValueError(f"the run in {out} was started on other shards; give another --out")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that can change a result; absent ones are left out."""
+    names = ("torch", "numpy", "numba", "simplejpeg", "nvidia-dali-cuda130", "ffcv", "torchvision")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint."""
+    if not path.exists():
+        return
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # a line cut off by a kill
+            continue
+        if record["step"] <= step:
+            lines.append(line)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _described(values: dict[str, Any]) -> str:
+    parts = []
+    if "loss" in values:
+        parts.append(f"loss {values['loss']:.4f}")
+    if "images_per_second" in values:
+        parts.append(f"{values['images_per_second']:.1f} images/s")
+    if "wait_share" in values:
+        parts.append(f"waiting {100 * values['wait_share']:.1f} %")
+    if "knn_top1" in values:
+        parts.append(f"kNN {values['knn_top1']:.1f} %")
+    return "  ".join(parts)
