@@ -58,13 +58,14 @@ def view_of(image, recipe=ONE_VIEW, grid=FULL, **values):
     return apply_view(image, grid, params_of(**values), 0, 0, recipe)
 
 
-def test_upsampling_equals_pillows_bicubic_away_from_the_border():
+def test_upsampling_equals_pillows_bicubic():
     # Pillow's cubic is Keys with a = -0.5 too; it antialiases only when it shrinks, and it
-    # renormalises at the border as TensorFlow does.
-    image = textured_image(24, 24)
+    # renormalises at the border as TensorFlow does. It clips between its two passes, so the picture
+    # keeps off black and white.
+    image = (textured_image(24, 24) * 0.4 + 70).astype(np.uint8)
     ours = resize_bicubic(image / 255.0, 60).clip(0, 1) * 255
     pillow = np.asarray(Image.fromarray(image).resize((60, 60), Image.Resampling.BICUBIC))
-    assert np.abs(ours - pillow).max() <= 1.01  # Pillow rounds to 8 bits after each of two passes
+    assert np.abs(ours - pillow).max() < 1.2  # it rounds to 8 bits in each pass
 
 
 def test_shrinking_does_not_antialias():

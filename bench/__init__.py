@@ -1,0 +1,1 @@
+"""Benchmarks and checks that anyone can run: `python -m bench --help`."""

@@ -1,0 +1,63 @@
+"""`python -m bench COMMAND`; with --json the last line of standard output is one JSON object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from bench.trace import TraceRequest, trace
+from training.config import apply_settings
+from training.presets import load_preset
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def bench() -> None:
+    """Measure and check the pipeline."""
+
+
+@bench.command("trace")
+@click.option("--data", required=True, type=Path, help="Shards made by convert_dataset.py.")
+@click.option("--preset", default="imagenet-rn50", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE")
+@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--start-step", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+def trace_command(
+    data: Path,
+    preset: str,
+    settings: tuple[str, ...],
+    steps: int,
+    start_step: int,
+    processes: int,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Print the sample ids and a hash of every view's pixels for each global step.
+
+    The answer depends on data, preset and seed alone: run it with other --processes, --threads or
+    --start-step and compare.
+    """
+    try:
+        config = apply_settings(load_preset(preset), (*settings, f"loader.threads={threads}"))
+        request = TraceRequest(
+            data=data, config=config, start_step=start_step, num_steps=steps, processes=processes
+        )
+        result = trace(request)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    for row in result["steps"]:
+        click.echo(
+            f"step {row['step']:6d}  epoch {row['epoch']:4d}  {len(row['sample_ids'])} samples  "
+            f"views {row['digest']}"
+        )
+    click.echo(f"all steps {result['digest']}")
+    if as_json:
+        click.echo(json.dumps(result))
+
+
+if __name__ == "__main__":
+    bench(prog_name="python -m bench")
