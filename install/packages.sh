@@ -52,9 +52,9 @@ grep -v '^ffcv==' requirements.txt >"$work/requirements.txt"
 pip_install -r "$work/requirements.txt"
 
 write_opencv_stand_in "$work/opencv"
-PKG_CONFIG_PATH="$work/opencv" pip_install --no-deps "$(grep '^ffcv==' requirements.txt)"
+# --no-cache-dir: a cached build links to the OpenCV of the machine that made it (shared homes)
+PKG_CONFIG_PATH="$work/opencv" pip_install --no-deps --no-cache-dir "$(grep '^ffcv==' requirements.txt)"
 "$venv/bin/python" -c 'import ffcv, ffcv.loader, ffcv.writer' || {
-    echo "FFCV was built but cannot be imported: see the error above. A wheel of another machine" \
-        "may come from pip's cache: $venv/bin/python -m pip cache remove ffcv, then make again." >&2
+    echo "FFCV was built but cannot be imported: the lines above say why." >&2
     exit 1
 }

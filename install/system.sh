@@ -51,14 +51,14 @@ apt_runner() {
 }
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || fail \
-    "Python 3.11 or newer is needed, but '$python' is $("$python" --version 2>&1 || true)." \
+    "Python 3.11 or newer is needed; '$python' is $("$python" --version 2>/dev/null || echo "not there")." \
     "Name another one: make PYTHON=python3.11 (Ubuntu 22.04: sudo apt-get install python3.11-venv)"
 
 mapfile -t missing < <(missing_packages)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! runner=$(apt_runner); then
-    fail "These Debian packages are missing and apt may not be used here; run this line, then make again:" \
+    fail "Debian packages are missing and apt may not be used here. Run this line, then make again:" \
         "sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
 fi
 
