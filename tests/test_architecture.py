@@ -267,9 +267,8 @@ PLANTED = [
     (shapeless_files, "train.py", "x = 1\n" * (MAX_LINES + 1)),
 ]
 KNOWN = frozenset(
-    "bench.trace model model.loss pipeline pipeline.rng pipeline.sampler pipeline.augment.params "
-    "pipeline.loader tests tests.support train".split()
-)
+    ["model", "model.loss", "tests", "tests.support", "train", "bench.trace", "pipeline"]
+) | {f"pipeline.{name}" for name in ("rng", "sampler", "loader", "augment.params")}
 
 
 @pytest.mark.parametrize(("rule", "path", "source"), PLANTED)
