@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """Share of queries whose label is the best, or among the five best: 0..1."""
+    """Share of queries whose label is the best, or among the five best, in percent: 0..100."""
 
     top1: float
     top5: float
@@ -38,11 +38,13 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 def accuracy_of_ranks(ranks: Tensor) -> Accuracy:
     """Return the accuracy of `label_ranks`, int64 [Q]; Q must not be 0."""
     assert len(ranks) > 0, "accuracy of no queries"
-    return Accuracy(
-        top1=(ranks < 1).double().mean().item(), top5=(ranks < 5).double().mean().item()
-    )
+    return Accuracy(top1=_percent(ranks < 1), top5=_percent(ranks < 5))
 
 
 def accuracy_of_scores(scores: Tensor, labels: Tensor) -> Accuracy:
     """Return the accuracy of class scores [Q, C] for labels int64 [Q]."""
     return accuracy_of_ranks(label_ranks(scores, labels))
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * hits.double().mean().item()

@@ -26,8 +26,8 @@ def test_rank_zero_is_where_argmax_points(rows: list[list[int]]) -> None:
 def test_five_best_of_seven() -> None:
     scores = torch.arange(7.0).flip(0).repeat(7, 1)  # class 0 is best, class 6 worst
     accuracy = accuracy_of_scores(scores, torch.arange(7))
-    assert accuracy.top1 == pytest.approx(1 / 7)
-    assert accuracy.top5 == pytest.approx(5 / 7)
+    assert accuracy.top1 == pytest.approx(100 / 7)
+    assert accuracy.top5 == pytest.approx(500 / 7)
 
 
 def test_a_diverged_classifier_scores_nothing() -> None:

@@ -1,0 +1,267 @@
+"""The report of a run: one HTML file that shows what was run, how it went and what came out.
+
+    write_report(path, [summary_section(..), curves_section(..), views_section(..), ..])
+
+`run_sections` makes what a run directory has data for; `write_run_report` adds what needs the
+shards: sheets of views and of masks. Sections can be replaced later (page.py).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.comparison import evaluation_section
+from evaluation.page import Section, read_sections, update_report, write_report
+from evaluation.results import (
+    EvaluationResult,
+    in_order,
+    percent,
+    read_results,
+    result_from_dict,
+)
+from evaluation.sections import (
+    Tile,
+    curves_section,
+    speed_tiles,
+    summary_section,
+    throughput_section,
+)
+from evaluation.sheets import masks_section, views_section
+from pipeline.augment.recipe import MultiCropRecipe, ViewRecipe
+from pipeline.batch import Ids
+from pipeline.loader import LoaderConfig, training_views
+from pipeline.saliency.codec import decode_mask
+from pipeline.sampler import Sampler
+from pipeline.shards import Shards, open_shards
+
+__all__ = [
+    "Section",
+    "Tile",
+    "curves_section",
+    "evaluation_section",
+    "masks_section",
+    "read_metrics",
+    "read_sections",
+    "run_sections",
+    "summary_section",
+    "throughput_section",
+    "update_report",
+    "views_section",
+    "write_report",
+    "write_run_report",
+]
+
+REPORT_NAME = "report.html"
+_NUM_VIEW_ROWS, _NUM_MASKS = 6, 12
+
+
+def write_run_report(
+    run: Path, *, data: Path, results: Sequence[Mapping[str, Any]], out: Path
+) -> Path:
+    """Write out/report.html for a training run, whole, and return its path.
+
+    Args:
+        run: the run directory: config.json, metrics.jsonl.
+        data: the shards that it was trained on, for the sheets of views and masks.
+        results: JSON objects of evaluate.py.
+
+    Raises:
+        ValueError: a file of the run or the shards cannot be read.
+    """
+    found = [result_from_dict(values) for values in results]
+    description = _description(run)
+    assert description is not None, f"{run} has no config.json"
+    shards = open_shards(data)
+    try:
+        sheets = _sheets(shards, _recipe(description["config"]["recipe"]))
+    finally:
+        shards.close()
+    sections = run_sections(run, results=found)
+    path = out / REPORT_NAME
+    write_report(
+        path,
+        [*sections, *sheets],
+        title=f"ReLICv2 run: {description['config']['name']}",
+        subtitle=_subtitle(description),
+    )
+    return path
+
+
+def run_sections(run: Path, *, results: Sequence[EvaluationResult] | None = None) -> list[Section]:
+    """Return the sections that a run directory has data for: summary, evaluation, curves, speed.
+
+    Args:
+        results: of evaluations; default: those that lie in the run directory.
+
+    Raises:
+        ValueError: a file of the run cannot be read.
+    """
+    results = in_order(read_results(run) if results is None else results)
+    metrics_file = run / "metrics.jsonl"
+    metrics = read_metrics(metrics_file) if metrics_file.is_file() else []
+    description = _description(run)
+    sections = []
+    if description is not None:
+        tiles = [*_accuracy_tiles(results), *_last_tiles(metrics), *speed_tiles(metrics)]
+        sections.append(summary_section(facts=_facts(description), tiles=tiles))
+    if results:
+        sections.append(evaluation_section(results))
+    if metrics:
+        sections += [curves_section(metrics), throughput_section(metrics)]
+    return sections
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl` by step, lines of one step merged, the last one winning.
+
+    A run that was killed may have repeated steps and have left half of a last line: that line is
+    left out.
+
+    Raises:
+        ValueError: another line is not a JSON object with a step.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    by_step: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            by_step[entry["step"]] = {**by_step.get(entry["step"], {}), **entry}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is no line of metrics") from error
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _description(run: Path) -> dict[str, Any] | None:
+    path = run / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        _facts(description)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not describe a run ({error!r})") from error
+    assert isinstance(description, dict)
+    return description
+
+
+def _subtitle(description: Mapping[str, Any]) -> str:
+    config, data = description["config"], description["data"]
+    return (
+        f"{config['epochs']} epochs of {data['num_samples']:,} images from {data['source']}, on "
+        f"{description['device']}"
+    )
+
+
+def _facts(description: Mapping[str, Any]) -> dict[str, dict[str, object]]:
+    config, data = description["config"], description["data"]
+    recipe, encoder = config["recipe"], config["model"]["encoder"]
+    optimizer, loss = config["optimizer"], config["loss"]
+    views = f"{recipe['num_large']} x {recipe['large_size']} px"
+    if recipe["num_small"]:
+        views += f" + {recipe['num_small']} x {recipe['small_size']} px"
+    return {
+        "Training": {
+            "preset": config["name"],
+            "encoder": f"{encoder['architecture']}, width {encoder['width']:g}",
+            "views": views,
+            "global batch": config["global_batch_size"],
+            "epochs": config["epochs"],
+            "optimizer": f"{optimizer['name']}, base rate {optimizer['base_learning_rate']:g}",
+            "weight decay": f"{optimizer['weight_decay']:g}",
+            "temperature": f"{loss['temperature']:g}",
+            "negatives": loss["num_negatives"] or "all",
+            "target decay": f"{config['target_decay']:g}",
+            "seed": config["seed"],
+        },
+        "Data and machine": {
+            "source": data["source"],
+            "images": f"{data['num_samples']:,}",
+            "device": description["device"],
+            "processes": description["world_size"],
+            "system": description["platform"],
+        },
+        "Versions": {"python": description["python"], **description["versions"]},
+    }
+
+
+def _accuracy_tiles(results: Sequence[EvaluationResult]) -> list[Tile]:
+    """Return a tile for each protocol that the trained encoder was evaluated by."""
+    untrained = {result.protocol: result.top1 for result in results if result.untrained}
+    names = {"knn": "kNN top-1", "linear-quick": "Linear top-1, quick"}
+    return [
+        Tile(
+            name=names.get(result.protocol, "Linear top-1"),
+            value=percent(result.top1),
+            aside=f"untrained {percent(untrained[result.protocol])}"
+            if result.protocol in untrained
+            else f"chance {percent(result.chance)}",
+        )
+        for result in results
+        if not result.untrained
+    ]
+
+
+def _last_tiles(metrics: Sequence[Mapping[str, Any]]) -> list[Tile]:
+    losses = [line for line in metrics if "loss" in line]
+    if not losses:
+        return []
+    last = losses[-1]
+    return [Tile(name="Loss", value=f"{last['loss']:.3f}", aside=f"at step {last['step']:,}")]
+
+
+def _recipe(values: Mapping[str, Any]) -> MultiCropRecipe:
+    """Return the recipe that a config.json holds."""
+
+    def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+    views = {
+        name: ViewRecipe(**tuples(values[name])) for name in ("large_even", "large_odd", "small")
+    }
+    return MultiCropRecipe(**{**tuples(values), **views})
+
+
+def _sheets(shards: Shards, recipe: MultiCropRecipe) -> list[Section]:
+    """Return the sheet of views and, where there are masks, the sheet of masks."""
+    rows = min(_NUM_VIEW_ROWS, len(shards))
+    sampler = Sampler(num_samples=len(shards), global_batch_size=rows, seed=0)
+    with training_views(
+        shards, recipe=recipe, sampler=sampler, seed=0, config=LoaderConfig(threads=1), end_step=1
+    ) as views:
+        (batch,) = views
+    originals = _pictures(shards, batch.sample_ids)
+    sheets = [views_section(batch, originals=originals, mean=recipe.mean, std=recipe.std)]
+    with_mask = np.flatnonzero(np.isfinite(shards.mask_coverage))
+    if len(with_mask):
+        spread = np.linspace(0, len(with_mask) - 1, min(_NUM_MASKS, len(with_mask))).astype(int)
+        ids = with_mask[spread].astype(np.int64)
+        masks = [torch.from_numpy(decode_mask(data)) for data in shards.read(ids).masks]
+        sheets.append(
+            masks_section(
+                _pictures(shards, ids),
+                masks,
+                names=[shards.key(int(sample_id)) for sample_id in ids],
+                threshold=recipe.mask_threshold,
+                fill=recipe.mask_fill,
+            )
+        )
+    return sheets
+
+
+def _pictures(shards: Shards, sample_ids: Ids) -> list[Tensor]:
+    """Return the stored images of samples: uint8 [height, width, 3] each."""
+    from PIL import Image
+
+    return [
+        torch.from_numpy(np.array(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+        for jpeg in shards.read(sample_ids).jpegs
+    ]

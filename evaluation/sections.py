@@ -1,0 +1,209 @@
+"""Sections made of numbers: what was run, how it went, how fast it was.
+
+Metrics are the lines of a run's `metrics.jsonl`: one mapping a line with `step` and any numbers; a
+number that is rare (knn_top1) is drawn where it occurs. `knn_top1` is in percent; `wait_share`,
+`queue_occupancy` and `accuracy` are shares, 0..1, and drawn as percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import fmean, median
+from typing import Any
+
+from evaluation.charts import Chart, Series, chart_html
+from evaluation.page import Section
+from evaluation.results import percent
+
+Metrics = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """A number that stands out, such as 'kNN top-1', '62.5 %', 'untrained 31.0 %'."""
+
+    name: str
+    value: str
+    aside: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plot:
+    """Which keys one chart draws, and by what they are multiplied."""
+
+    title: str
+    unit: str
+    keys: Mapping[str, str]  # key -> name in the legend
+    factor: float = 1.0
+    from_zero: bool = True
+    marks: bool = False
+    unless_zero: bool = False  # left out as long as there is nothing to tell
+
+
+_CURVES = (
+    _Plot(
+        title="Loss",
+        unit="nats",
+        keys={"loss": "total", "contrastive": "contrastive", "invariance": "invariance"},
+    ),
+    _Plot(
+        title="kNN accuracy",
+        unit="% of images",
+        keys={"knn_top1": "top-1", "knn_top5": "top-5"},
+        marks=True,
+    ),
+    _Plot(
+        title="Contrastive accuracy",
+        unit="% of anchors",
+        keys={"accuracy": "accuracy"},
+        factor=100,
+    ),
+    _Plot(title="Learning rate", unit="", keys={"learning_rate": "rate"}),
+    _Plot(title="Target decay", unit="EMA factor", keys={"target_decay": "decay"}, from_zero=False),
+)
+_THROUGHPUT = (
+    _Plot(title="Speed", unit="images/s", keys={"images_per_second": "images/s"}),
+    _Plot(
+        title="Waiting for data",
+        unit="% of the time",
+        keys={"wait_share": "waiting"},
+        factor=100,
+    ),
+    _Plot(
+        title="Loader threads at work",
+        unit="s a log line",
+        keys={"decode_seconds": "decoding", "augment_seconds": "augmenting"},
+    ),
+    _Plot(
+        title="Views ready ahead",
+        unit="% of the queue",
+        keys={"queue_occupancy": "filled"},
+        factor=100,
+    ),
+    _Plot(
+        title="Undecodable samples",
+        unit="replaced so far",
+        keys={"bad_samples": "samples"},
+        unless_zero=True,
+    ),
+)
+_NOT_DRAWN = {"step", "epoch"}  # the x axis, twice
+
+
+def summary_section(
+    *,
+    facts: Mapping[str, Mapping[str, object]],
+    tiles: Sequence[Tile] = (),
+    lead: str = "",
+) -> Section:
+    """Show what was run and where: groups of named facts ('Training', 'Machine', 'Versions')."""
+    shown = "".join(
+        f'<div class="card tile"><div class="name">{escape(tile.name)}</div>'
+        f'<div class="value">{escape(tile.value)}</div>'
+        f'<div class="aside">{escape(tile.aside)}</div></div>'
+        for tile in tiles
+    )
+    groups = "".join(
+        f'<div class="card"><h3>{escape(group)}</h3>{_facts_html(values)}</div>'
+        for group, values in facts.items()
+    )
+    tiles_html = f'<div class="tiles">{shown}</div>' if shown else ""
+    return Section(
+        key="summary",
+        title="Summary",
+        lead=lead,
+        body=f'{tiles_html}<div class="grid">{groups}</div>',
+    )
+
+
+def curves_section(metrics: Metrics) -> Section:
+    """Draw loss, accuracy, rates and every number that has no other place over the steps."""
+    placed = {key for plot in (*_CURVES, *_THROUGHPUT) for key in plot.keys}
+    others = sorted({key for line in metrics for key in line} - placed - _NOT_DRAWN)
+    plots = [
+        *_CURVES,
+        *(
+            _Plot(title=key.replace("_", " "), unit="", keys={key: key}, from_zero=False)
+            for key in others
+        ),
+    ]
+    return Section(
+        key="curves",
+        title="Training",
+        lead="One point for each line of the log; in long runs the mean of neighbouring lines, "
+        "with their range as a band.",
+        body=_charts(metrics, plots),
+    )
+
+
+def throughput_section(metrics: Metrics) -> Section:
+    """Draw speed and waiting time, and say their typical values."""
+    told = [f"{tile.name}: {tile.value} {tile.aside}".rstrip() for tile in speed_tiles(metrics)]
+    return Section(
+        key="throughput",
+        title="Throughput",
+        lead="; ".join(told) + "." if told else "",
+        body=_charts(metrics, _THROUGHPUT),
+    )
+
+
+def speed_tiles(metrics: Metrics) -> list[Tile]:
+    """Return the median speed and the mean share of time without a batch, where recorded."""
+    rates = [y for _, y in _points(metrics, "images_per_second")]
+    waits = [y for _, y in _points(metrics, "wait_share")]
+    tiles = []
+    if rates:
+        speed = f"{median(rates):,.{0 if median(rates) >= 100 else 1}f}"
+        tiles.append(Tile(name="Speed", value=speed, aside="images/s, median"))
+    if waits:
+        tiles.append(
+            Tile(name="Waiting for data", value=percent(100 * fmean(waits)), aside="of the time")
+        )
+    return tiles
+
+
+def _facts_html(values: Mapping[str, object]) -> str:
+    """Return names and values as a definition list."""
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in values.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _points(metrics: Metrics, key: str) -> list[tuple[float, float]]:
+    """Return (step, value) wherever the value is a finite number."""
+    return [
+        (float(line["step"]), float(line[key]))
+        for line in metrics
+        if isinstance(line.get(key), int | float) and math.isfinite(line[key])
+    ]
+
+
+def _charts(metrics: Metrics, plots: Sequence[_Plot]) -> str:
+    charts = [chart for plot in plots if (chart := _chart(metrics, plot))]
+    if not charts:
+        return '<p class="note">Nothing was recorded.</p>'
+    return f'<div class="grid">{"".join(charts)}</div>'
+
+
+def _chart(metrics: Metrics, plot: _Plot) -> str:
+    """Return the chart of a plot, or nothing where it has nothing to show."""
+    series = [
+        Series(name=name, x=[x for x, _ in points], y=[y * plot.factor for _, y in points])
+        for key, name in plot.keys.items()
+        if (points := _points(metrics, key))
+    ]
+    if not series or (plot.unless_zero and not any(y for one in series for y in one.y)):
+        return ""
+    return chart_html(
+        Chart(
+            title=plot.title,
+            unit=plot.unit,
+            x_name="step",
+            series=series,
+            x_range=(float(metrics[0]["step"]), float(metrics[-1]["step"])),
+            from_zero=plot.from_zero,
+            marks=plot.marks,
+        )
+    )
