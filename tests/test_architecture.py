@@ -64,7 +64,7 @@ HOMES = {
     "PIL": ["pipeline/sources/*", "evaluation/*"],
     "rich": [*ENTRY_POINTS, "training/runlog.py"],
     "scipy": [],
-    "simplejpeg": ["pipeline/loader/turbojpeg.py"],
+    "simplejpeg": ["pipeline/loader/turbojpeg.py", "pipeline/shards/*", "pipeline/sources/*"],
     "sklearn": ["evaluation/*"],
     "tensorboard": ["training/runlog.py"],
     "torch.utils.tensorboard": ["training/runlog.py"],
