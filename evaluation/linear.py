@@ -132,7 +132,7 @@ def train_heads(
             known = labels >= 0
             loss = _loss(heads.final, features[known], labels[known])
             if heads.choice:
-                ids = torch.as_tensor(batch.sample_ids, device=device)
+                ids = torch.tensor(batch.sample_ids, device=device)  # read-only: torch wants a copy
                 seen = known & ~held_out[ids]
                 loss = loss + _loss(heads.choice, features[seen], labels[seen])
             optimizer.zero_grad()
