@@ -1,0 +1,70 @@
+"""Sources of pictures: folders, tar archives, ImageNet's tar of tars, and the generated demo.
+
+`list_records` lists what there is; prepare.py turns one record into what shards hold; workers.py
+does that in several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.sources.record import Record, Source
+
+__all__ = ["IMAGE_ENDINGS", "Record", "Source", "is_image_name", "list_records"]
+
+IMAGE_ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a relative name looks like that of a picture: by its ending, and not hidden."""
+    base = name.rpartition("/")[2]
+    dot = base.rfind(".")
+    return dot > 0 and base[0] != "." and base[dot:].lower() in IMAGE_ENDINGS
+
+
+def list_records(source: str, *, limit: int | None = None) -> Source:
+    """List the pictures of a source, sorted by key.
+
+    Args:
+        source: a folder, a tar archive, or the name of a generated set (demo, demo-val). A folder
+            of that name is meant by ./demo.
+        limit: the most pictures to take: evenly spread over the sorted list, so that all classes
+            are there; of a generated set, how many to generate.
+
+    Raises:
+        ValueError: there is no such source, or it holds no pictures.
+    """
+    from pipeline.sources.archive import list_archive
+    from pipeline.sources.demo import DEMO_SETS, list_demo
+    from pipeline.sources.folder import list_folder
+
+    if source in DEMO_SETS:
+        return list_demo(source, limit=limit)
+    path = Path(source)
+    if path.is_dir():
+        found = list_folder(path)
+    elif path.is_file():
+        found = list_archive(path)
+    else:
+        raise ValueError(
+            f"{source}: no such folder or file; give a folder of pictures, a tar archive, "
+            f"or one of {', '.join(DEMO_SETS)}"
+        )
+    if not found.records:
+        raise ValueError(
+            f"{source}: no pictures there ({found.num_ignored} other files); looked for names "
+            f"ending in {' '.join(IMAGE_ENDINGS)}"
+        )
+    return found if limit is None else replace(found, records=spread(found.records, limit))
+
+
+def spread(records: Sequence[Record], limit: int) -> Sequence[Record]:
+    """Take at most `limit` records, evenly spaced."""
+    if limit >= len(records):
+        return records
+    return [records[number * len(records) // limit] for number in range(limit)]
