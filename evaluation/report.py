@@ -78,7 +78,8 @@ def write_run_report(
     """
     found = [result_from_dict(values) for values in results]
     description = _description(run)
-    assert description is not None, f"{run} has no config.json"
+    if description is None:
+        raise ValueError(f"{run} holds no config.json, so it is no run directory of train.py")
     shards = open_shards(data)
     try:
         sheets = _sheets(shards, _recipe(description["config"]["recipe"]))

@@ -147,3 +147,15 @@ def test_unlabelled_and_missing_samples_are_refused() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         KnnConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_gpu_finds_the_cpus_neighbours() -> None:
+    bank, bank_labels = blobs(500, 1)
+    queries, query_labels = blobs(300, 2)
+    config = KnnConfig(k=20)
+    on_cpu = knn_accuracy(bank, bank_labels, queries, query_labels, config=config, device=CPU)
+    device = torch.device("cuda")
+    on_gpu = knn_accuracy(bank, bank_labels, queries, query_labels, config=config, device=device)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        assert ours.weighted.top1 == pytest.approx(theirs.weighted.top1, abs=0.4)

@@ -129,3 +129,15 @@ def test_one_sample_cannot_be_split() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"needs|must be"):
         LogisticConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_gpu_fits_the_cpus_classifier() -> None:
+    features, labels = blobs(400, 7)
+    config = LogisticConfig()
+    fits = [
+        fit_logistic(features, labels, num_classes=7, l2=1e-2, config=config, device=device)
+        for device in (CPU, torch.device("cuda"))
+    ]
+    scores = [fit.scores(features).softmax(1).cpu() for fit in fits]
+    torch.testing.assert_close(scores[1], scores[0], atol=5e-3, rtol=0)
