@@ -25,8 +25,8 @@ pip_install() {
 # OpenCV's core and imgproc alone.
 write_opencv_stand_in() {
     local version
-    version=$(printf '#include <opencv2/core/version.hpp>\nCV_VERSION\n' |
-        g++ -E -P -x c++ -I/usr/include/opencv4 - | tail -n 1 | tr -d '" ')
+    version=$(g++ -E -P -x c++ -I/usr/include/opencv4 - \
+        <<<$'#include <opencv2/core/version.hpp>\nCV_VERSION' | tail -n 1 | tr -d '" ')
     mkdir -p "$1/include/opencv2"
     printf '#include <opencv2/core.hpp>\n#include <opencv2/imgproc.hpp>\n' \
         >"$1/include/opencv2/opencv.hpp"

@@ -26,16 +26,15 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
         echo "$version-dev"
     command -v g++ >/dev/null || echo g++
     command -v pkg-config >/dev/null || echo pkg-config
-    compiles '#include <stddef.h>' '#include <turbojpeg.h>' || echo libturbojpeg0-dev
+    compiles $'#include <stddef.h>\n#include <turbojpeg.h>' || echo libturbojpeg0-dev
     # core and imgproc only: 49 MB of disk, where libopencv-dev takes 689 MB
     compiles '#include <opencv2/core.hpp>' || echo libopencv-core-dev
     compiles '#include <opencv2/imgproc.hpp>' || echo libopencv-imgproc-dev
 }
 
-# Whether a program of these lines passes the preprocessor, with the folders that OpenCV 4 uses.
+# Whether program $1 passes the preprocessor, with the folder that OpenCV 4 is in.
 compiles() {
-    command -v g++ >/dev/null &&
-        printf '%s\n' "$@" | g++ -E -x c++ -I/usr/include/opencv4 - >/dev/null 2>&1
+    command -v g++ >/dev/null && g++ -E -x c++ -I/usr/include/opencv4 - <<<"$1" >/dev/null 2>&1
 }
 
 # Prints how to run apt-get here, or fails when it may not be run.
