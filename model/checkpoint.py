@@ -1,0 +1,236 @@
+"""Checkpoints: atomic to write, checked when read; and the encoder alone, as a file to give away.
+
+DIRECTORY/checkpoint-00001234.pt is what torch.save writes of
+
+    format     1
+    step       completed steps: 1234
+    config     the run's configuration, nested plain values
+    model      state dict of ReLICv2: online and target with their BatchNorm statistics
+    optimizer  its state dict
+
+and all that a bit-identical continuation needs. States of random generators are not among it:
+nothing draws from one during training, views and negatives are functions of seed and step.
+
+A file appears under its name only when it is complete and on the disk. torch.save writes a zip with
+a CRC-32 of each record, which torch.load does not check and `restore` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model.relicv2 import ReLICv2
+from model.resnet import ResNet, ResNetConfig
+
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restored:
+    """A checkpoint that was read."""
+
+    state: dict[str, Any]
+    path: Path
+    warning: str  # a line about newer checkpoints that could not be read; empty if all is well
+
+
+def save(
+    directory: Path,
+    step: int,
+    state: Mapping[str, Any],
+    *,
+    keep: int = 3,
+    milestones: Container[int] = (),
+) -> Path:
+    """Write a checkpoint; then remove all but the newest `keep` up to this step, and milestones.
+
+    Checkpoints of later steps stay: they are there when a run fell back to an older one.
+
+    Raises:
+        ValueError: keep < 1.
+        OSError: the disk is full or not writable; what was there is still there.
+    """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"checkpoint-{step:08d}.pt"
+    _write(path, state)
+    earlier = [other for other in _checkpoints(directory) if other <= step]
+    for other in earlier[:-keep]:
+        if other not in milestones:
+            _checkpoints(directory)[other].unlink()
+    return path
+
+
+def latest(directory: Path) -> Path | None:
+    """Return the newest checkpoint, unread; None if there is none."""
+    found = list(_checkpoints(directory).values())
+    return found[-1] if found else None
+
+
+def restore(directory: Path) -> Restored | None:
+    """Read the newest checkpoint that is intact; None if there is no checkpoint at all.
+
+    Raises:
+        ValueError: there are checkpoints and none can be read.
+    """
+    complaints: list[str] = []
+    for path in reversed(_checkpoints(directory).values()):
+        try:
+            state = _read(path)
+        except ValueError as error:
+            complaints.append(str(error))
+            continue
+        went_back = f"; going on from {path.name}" if complaints else ""
+        return Restored(state=state, path=path, warning="; ".join(complaints) + went_back)
+    if complaints:
+        raise ValueError(
+            f"no checkpoint in {directory} can be read: {'; '.join(complaints)}. "
+            "Restore one from a copy, or start anew in another directory"
+        )
+    return None
+
+
+def capture(
+    model: ReLICv2, optimizer: torch.optim.Optimizer, *, step: int, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the state after `step` completed steps. Its tensors are the live ones, not copies."""
+    return {
+        "format": FORMAT,
+        "step": step,
+        "config": dict(config),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+
+
+def apply(state: Mapping[str, Any], model: ReLICv2, optimizer: torch.optim.Optimizer) -> int:
+    """Load a captured state into model and optimizer; return the number of completed steps.
+
+    Raises:
+        ValueError: the state is of another format, model or optimizer. Nothing was loaded then.
+    """
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"checkpoint of format {state.get('format')}, this version reads {FORMAT}; "
+            "use the version of this project that wrote it"
+        )
+    _require_same_shapes(model, state["model"])
+    _require_same_settings(optimizer, state["optimizer"])
+    optimizer.load_state_dict(state["optimizer"])
+    model.load_state_dict(state["model"])
+    return int(state["step"])
+
+
+def export_encoder(path: Path, model: ReLICv2) -> None:
+    """Write the online encoder: {"format", "config", "state_dict"}, read by `load_encoder`.
+
+    The state dict is named as torchvision's: `resnet50().load_state_dict(torch.load(path)
+    ["state_dict"], strict=False)` takes it all, where the classifier `fc` alone is missing (for
+    width 1, stem "imagenet" and padding "symmetric").
+    """
+    encoder = model.online.encoder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "config": dataclasses.asdict(encoder.config),
+        "state_dict": encoder.state_dict(),
+    }
+    _write(path, content)
+
+
+def load_encoder(path: Path) -> ResNet:
+    """Return the encoder of an exported file, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: the file is missing, damaged or holds no encoder.
+    """
+    content = _read(path)
+    if not {"config", "state_dict"} <= content.keys():
+        raise ValueError(f"{path} is no exported encoder (it holds {', '.join(content)})")
+    try:
+        encoder = ResNet(ResNetConfig(**content["config"]))
+        _require_same_shapes(encoder, content["state_dict"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no encoder of this version: {error}") from error
+    encoder.load_state_dict(content["state_dict"])
+    return encoder.eval()
+
+
+def _checkpoints(directory: Path) -> dict[int, Path]:
+    """Return step -> path, oldest first."""
+    matches = [(_NAME.fullmatch(path.name), path) for path in directory.glob("checkpoint-*.pt")]
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that is there whole or not at all, whatever happens meanwhile."""
+    unfinished = path.with_name(f".unfinished{path.suffix}")  # a killed run leaves one at most
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # the disk may be full
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else a power cut may take the new name back
+    finally:
+        os.close(folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a file of `_write` onto the CPU; ValueError names it if it is not whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"wrong checksum of {damaged}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"cannot read {path}: it holds no checkpoint")
+    return content
+
+
+def _require_same_shapes(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the first difference unless the module takes this state."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    saved = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in [*own, *saved]:
+        if own.get(name) != saved.get(name):
+            raise ValueError(
+                f"the saved weights are of another model: {name} is {saved.get(name, 'missing')} "
+                f"there and {own.get(name, 'missing')} here; use the configuration they were "
+                "saved with"
+            )
+
+
+def _require_same_settings(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a saved optimizer has the groups of this one, by their settings."""
+    own, saved = (
+        [(len(group["params"]), sorted(group.keys() - {"params"})) for group in groups]
+        for groups in (optimizer.param_groups, state["param_groups"])
+    )
+    if own != saved:
+        raise ValueError(
+            f"the checkpoint is of another optimizer: its groups (parameters, settings) are "
+            f"{saved}, here {own}; use the configuration it was saved with"
+        )

@@ -1,0 +1,219 @@
+"""What several processes do together: statistics, embeddings, gradients, weights.
+
+Every function works on the default process group, over gloo and NCCL, and does nothing when there
+is no group or one process alone. All ranks must call the same functions in the same order.
+
+Shapes: B local batch, W processes, C channels, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_BUCKET_ELEMENTS = 2**23  # 32 MB of float32: a transfer long enough to hide its latency
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_parameters(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of rank 0."""
+    if world_size() == 1:
+        return
+    for tensor in (*module.parameters(), *module.buffers()):
+        value = tensor.detach().contiguous()  # of a channels-last weight this is a copy
+        dist.broadcast(value, src=0)
+        tensor.detach().copy_(value)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes.
+
+    Gradients travel in flat buckets, the next one packed while the last is on its way.
+    """
+    size = world_size()
+    if size == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    sent = []
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in sent:
+        assert work is not None
+        work.wait()
+        parts = flat.div_(size).split([gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+
+def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Group neighbours of one type until a bucket is full."""
+    buckets: list[list[Tensor]] = []
+    elements = 0
+    for tensor in tensors:
+        if not buckets or elements >= _BUCKET_ELEMENTS or buckets[-1][0].dtype != tensor.dtype:
+            buckets.append([])
+            elements = 0
+        buckets[-1].append(tensor)
+        elements += tensor.numel()
+    return buckets
+
+
+def all_gather_with_gradient(rows: Tensor) -> Tensor:
+    """Collect [..., B, D] from all processes as [..., W * B, D], in the order of samples.
+
+    Row p comes from row p // W of rank p % W, since a rank holds ids[rank::W] of the global batch.
+    The gradient of a row is the sum of what all processes' losses want of it; with gradients of
+    parameters averaged over the processes, that is the gradient of the mean loss.
+    """
+    if world_size() == 1:
+        return rows
+    gathered = _AllGather.apply(rows)  # type: ignore[no-untyped-call]
+    assert isinstance(gathered, Tensor)
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = _gathered(rows)
+        return torch.stack(parts, dim=-2).flatten(-3, -2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        by_rank = total.view(*total.shape[:-2], -1, world_size(), total.shape[-1])
+        return by_rank.select(-2, rank())
+
+
+def _gathered(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors of all ranks; all have one shape."""
+    tensor = tensor.contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
+def synchronise_batchnorm(module: nn.Module) -> nn.Module:
+    """Replace every BatchNorm by one whose statistics are those of all processes' batches.
+
+    Parameters, buffers and their names stay. Returns the module, or its replacement.
+    """
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return _synchronised(module)
+    for name, child in module.named_children():
+        setattr(module, name, synchronise_batchnorm(child))
+    return module
+
+
+def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> SynchronisedBatchNorm:
+    assert norm.affine
+    assert norm.track_running_stats
+    assert norm.momentum is not None
+    other = SynchronisedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+    other.weight, other.bias = norm.weight, norm.bias
+    for name, buffer in norm.named_buffers():
+        other.register_buffer(name, buffer)
+    return other.train(norm.training)
+
+
+class SynchronisedBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm, which only takes GPU tensors, made to work on the CPU as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or not self.training or world_size() == 1:
+            return super().forward(input)
+        output, mean, variance, count = _BatchNorm.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.eps
+        )
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        assert isinstance(output, Tensor)
+        return output
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Normalise [B, C, ...] by statistics over all processes; gradients flow through them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, variance, count = _statistics(_wide(x))
+        deviation = (variance + eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, deviation, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        normalised = (_wide(x) - _spread(mean, x)) * _spread(deviation, x)
+        output = normalised * _spread(weight, x) + _spread(bias, x)
+        return output.to(x.dtype), mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, deviation, count = ctx.saved_tensors
+        gradient = _wide(gradient)
+        normalised = (_wide(x) - _spread(mean, x)) * _spread(deviation, x)
+        to_bias = gradient.sum(_but_channels(x))
+        to_weight = (gradient * normalised).sum(_but_channels(x))
+        # what moves the statistics is summed over all; weight and bias are averaged later
+        means = torch.stack([to_bias, to_weight])
+        dist.all_reduce(means)
+        shift, scale = means / count
+        centred = gradient - _spread(shift, x) - normalised * _spread(scale, x)
+        to_x = centred * _spread(weight * deviation, x)
+        return to_x.to(x.dtype), to_weight, to_bias, None
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean [C], biased variance [C] and count [] over the batches of all processes.
+
+    Each process sends its own mean and variance. Sums of squares would be less to write, but lose
+    the variance of channels whose mean is large.
+    """
+    variance, mean = torch.var_mean(x, _but_channels(x), correction=0)
+    count = torch.full_like(mean, x.numel() / x.shape[1])
+    counts, means, variances = torch.stack(
+        _gathered(torch.stack([count, mean, variance])), dim=1
+    )  # [W, C] each
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    variance = (counts * (variances + (means - mean).square())).sum(0) / total
+    return mean, variance, total[0]
+
+
+def _but_channels(x: Tensor) -> list[int]:
+    return [0, *range(2, x.ndim)]
+
+
+def _spread(channels: Tensor, x: Tensor) -> Tensor:
+    return channels.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

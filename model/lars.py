@@ -1,0 +1,150 @@
+"""LARS as BYOL's code has it, and the choice of the optimizer.
+
+For each weight p with gradient g, in this order [SRC: BYOL, utils/optimizers.py]::
+
+    g = g + weight_decay * p
+    g = g * trust_coefficient * |p| / |g|        # unchanged where |p| or |g| is 0
+    m = momentum * m + g
+    p = p - learning_rate * m                    # the rate stays out of the buffer
+
+Biases and norm parameters skip the first two lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.choices import require_one_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How weights move. Sources of the defaults: docs/provenance.md.
+
+    Raises:
+        ValueError: an unknown name or a value out of range.
+    """
+
+    name: str = "lars"  # lars; adamw: torch's, for small images and small batches
+    base_learning_rate: float = 0.3  # times global_batch_size / 256 at the end of the warm-up
+    weight_decay: float = 1e-6  # not for biases and norm parameters
+    momentum: float = 0.9  # adamw: its beta1
+    trust_coefficient: float = 1e-3  # lars only
+    adam_beta2: float = 0.999  # adamw only
+    warmup_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        require_one_of("optimizer", self.name, ("lars", "adamw"))
+        for name in ("base_learning_rate", "weight_decay", "trust_coefficient", "warmup_epochs"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("momentum", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of all parameters that take gradients.
+
+    Its learning rate is a place to write to: the training loop sets `lr` of the groups each step.
+    """
+    weights, excluded = parameter_groups(model)
+    if config.name == "adamw":
+        return torch.optim.AdamW(
+            [
+                {"params": weights, "weight_decay": config.weight_decay},
+                {"params": excluded, "weight_decay": 0.0},
+            ],
+            lr=config.base_learning_rate,
+            betas=(config.momentum, config.adam_beta2),
+        )
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": excluded, "adaptive": False}]
+    return LARS(
+        groups,
+        lr=config.base_learning_rate,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        trust_coefficient=config.trust_coefficient,
+    )
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Split what takes gradients into weights and (biases, norm parameters): those of one dim."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rates. A group with `adaptive` False gets plain SGD with momentum.
+
+    All weights of a group are updated by a few calls, and nothing waits for the device.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float = 1e-6,
+        momentum: float = 0.9,
+        trust_coefficient: float = 1e-3,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "trust_coefficient": trust_coefficient,
+            "adaptive": True,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient; gradients stay as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(params, group)
+        return loss
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        updates = [p.grad for p in params if p.grad is not None]
+        if group["adaptive"]:
+            updates = _adapted(params, updates, group["weight_decay"], group["trust_coefficient"])
+        buffers = [self._buffer(p) for p in params]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, updates)
+        torch._foreach_add_(params, buffers, alpha=-group["lr"])
+
+    def _buffer(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"]
+        assert isinstance(buffer, Tensor)
+        return buffer
+
+
+def _adapted(
+    params: list[Tensor], gradients: list[Tensor], weight_decay: float, trust_coefficient: float
+) -> list[Tensor]:
+    """Return the gradients with weight decay, scaled to trust_coefficient * |p|, as new tensors."""
+    updates = list(torch._foreach_add(gradients, params, alpha=weight_decay))
+    weight_norms = torch.stack(torch._foreach_norm(params))
+    update_norms = torch.stack(torch._foreach_norm(updates))
+    ratios = torch.where(
+        (weight_norms > 0) & (update_norms > 0),
+        trust_coefficient * weight_norms / update_norms,
+        1.0,
+    )
+    torch._foreach_mul_(updates, list(ratios.unbind()))
+    return updates

@@ -1,0 +1,109 @@
+"""The two networks of ReLICv2: online, which learns, and target, its moving average.
+
+Online is encoder, projector, predictor; target is encoder and projector. Both turn a normalised
+view into unit-norm embeddings. Each view goes through alone, so BatchNorm statistics are per view,
+as in BYOL's code [SRC].
+
+Shapes: B local batch, H/W sides of a view, F features, D embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.choices import require_one_of
+from model.heads import make_head
+from model.resnet import ResNetConfig, make_encoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReLICv2Config:
+    """Sizes of the networks. Sources of the defaults: docs/provenance.md.
+
+    Raises:
+        ValueError: a size below 1 or an unknown target_init.
+    """
+
+    encoder: ResNetConfig = field(default_factory=ResNetConfig)
+    hidden_size: int = 4096  # of projector and predictor
+    embedding_size: int = 256  # D
+    predictor: bool = True  # False: both branches end in the projector
+    target_init: str = "independent"  # independent: other random weights (BYOL); copy: online's
+
+    def __post_init__(self) -> None:
+        require_one_of("target_init", self.target_init, ("independent", "copy"))
+        for name in ("hidden_size", "embedding_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Branch(nn.Module):
+    """Encoder, projector and, online, predictor: views [B, 3, H, W] to unit vectors [B, D]."""
+
+    def __init__(
+        self, config: ReLICv2Config, generator: torch.Generator | None, *, predictor: bool
+    ) -> None:
+        super().__init__()
+        hidden, size = config.hidden_size, config.embedding_size
+        self.encoder = make_encoder(config.encoder, generator)
+        self.projector = make_head(self.encoder.feature_dim, hidden, size, generator)
+        self.predictor = make_head(size, hidden, size, generator) if predictor else nn.Identity()
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Return embeddings in float32 (float64 for float64 views), also under autocast."""
+        embeddings = self.predictor(self.projector(self.encoder(views)))
+        if embeddings.dtype != torch.float64:
+            embeddings = embeddings.float()
+        return F.normalize(embeddings, dim=-1)
+
+
+class ReLICv2(nn.Module):
+    """Both networks.
+
+    Weights are drawn on the CPU from `generator` (None: torch's own), so they do not depend on the
+    device. Parameters of the target take no gradient; its BatchNorm statistics are its own.
+    """
+
+    def __init__(self, config: ReLICv2Config, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.online = Branch(config, generator, predictor=config.predictor)
+        self.target = Branch(config, generator, predictor=False)
+        self.target.requires_grad_(False)
+        if config.target_init == "copy":
+            self.update_target(0.0)
+
+    def embed_online(self, view: Tensor) -> Tensor:
+        """Return the online embeddings [B, D] of one view [B, 3, H, W]."""
+        embeddings = self.online(view)
+        assert isinstance(embeddings, Tensor)
+        return embeddings
+
+    @torch.no_grad()
+    def embed_target(self, view: Tensor) -> Tensor:
+        """Return the target embeddings [B, D] of one large view, without gradient.
+
+        In training mode the target, too, normalises by batch statistics [SRC: BYOL's loss_fn].
+        """
+        embeddings = self.target(view)
+        assert isinstance(embeddings, Tensor)
+        return embeddings
+
+    def features(self, view: Tensor) -> Tensor:
+        """Return what is kept after training: the online encoder's features [B, F]."""
+        return self.online.encoder(view)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def update_target(self, decay: float) -> None:
+        """Move the target: g = decay * g + (1 - decay) * f, for parameters and never BN statistics.
+
+        The predictor has no counterpart in the target. Source: paper's pseudo-code, BYOL's
+        _update_fn [SRC].
+        """
+        online = dict(self.online.named_parameters())
+        names, target = zip(*self.target.named_parameters(), strict=True)
+        torch._foreach_lerp_(list(target), [online[name] for name in names], 1 - decay)
