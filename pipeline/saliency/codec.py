@@ -41,7 +41,7 @@ def encode_mask(mask: Bytes) -> bytes:
         raise ValueError(f"a mask must be uint8 [height, width], got {mask.dtype} {mask.shape}")
     levels = _levels(mask)
     packed = levels[:, 0::2] << 4 | levels[:, 1::2]
-    return bytes([_VERSION]) + zlib.compress(packed.tobytes(), 9)
+    return bytes([_VERSION]) + zlib.compress(packed.tobytes(), 6)
 
 
 def decode_mask(data: bytes | memoryview) -> Bytes:

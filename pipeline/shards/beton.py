@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,14 +81,12 @@ class BetonWriter:
         )
         self._writer.num_samples = capacity
         self._writer.prepare()
+        self._metadata = _own_memory(self._writer, capacity)
         self._allocator: Any = MemoryAllocator(
             str(self.path), self._writer.data_region_start, self._page_size
         )
         self._allocator.__enter__()
         self._handle_sample: Callable[..., None] = handle_sample
-        self._metadata: NDArray[np.void] | None = np.frombuffer(
-            self._writer.metadata_sm.buf, self._writer.metadata_type, count=capacity
-        )
         self._allocations: NDArray[np.void] = np.zeros(2 * capacity, ALLOCATION)
         self._num_samples = 0
 
@@ -100,7 +99,6 @@ class BetonWriter:
         mask = sample.mask or NO_MASK
         if len(sample.jpeg) + len(mask) > self._page_size:
             raise ValueError(f"{len(sample.jpeg)} bytes do not fit a page of {self._page_size}")
-        assert self._metadata is not None, "write after close"
         number, metadata, fields = self._num_samples, self._metadata, self._writer.fields
         values = (sample, np.frombuffer(mask, np.uint8), sample.label)
         self._handle_sample(values, number, metadata.dtype.names, metadata, self._allocator, fields)
@@ -116,19 +114,11 @@ class BetonWriter:
         self._allocator.__exit__(None, None, None)
         self._writer.header["num_samples"] = self._num_samples
         self._writer.finalize([self._allocations[: 2 * self._num_samples]])
-        self._release()
         return [self.path]
 
     def abort(self) -> None:
-        """Give back memory and the open file; what was written is worthless."""
+        """Close the open file; what was written is worthless."""
         self._allocator.fp.close()
-        self._release()
-
-    def _release(self) -> None:
-        if self._metadata is not None:
-            self._metadata = None  # a shared memory that is still looked at cannot be closed
-            self._writer.metadata_sm.close()
-            self._writer.metadata_sm.unlink()
 
 
 def page_size_for(largest: int) -> int:
@@ -176,6 +166,19 @@ def _agree(rows: NDArray[np.void], metadata: NDArray[np.void], table: NDArray[np
         (mask["size"], np.maximum(rows["mask_size"], len(NO_MASK))),
     )
     return all(bool((ours == theirs).all()) for ours, theirs in pairs)
+
+
+def _own_memory(writer: Any, capacity: int) -> NDArray[np.void]:
+    """Give FFCV's writer memory of this process for its metadata.
+
+    It comes with shared memory, for workers that we do not have: of that there may be too little
+    (64 MB in a container), and a killed process leaves it behind.
+    """
+    writer.metadata_sm.close()
+    writer.metadata_sm.unlink()
+    metadata: NDArray[np.void] = np.zeros(capacity, writer.metadata_type)
+    writer.metadata_sm = SimpleNamespace(buf=metadata.view(np.uint8))
+    return metadata
 
 
 def _store_jpeg(

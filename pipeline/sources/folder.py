@@ -34,7 +34,7 @@ def list_folder(root: Path) -> Source:
     origin = FolderOrigin(root=str(root))
     records, num_ignored = [], 0
     labels: dict[str, str] = {}  # one string for all records of a class
-    for key, size in _walk(root):
+    for key, size in walk(root):
         if not is_image_name(key):
             num_ignored += 1
             continue
@@ -50,7 +50,7 @@ def list_folder(root: Path) -> Source:
     )
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
+def walk(root: Path) -> Iterator[tuple[str, int]]:
     """Yield the relative name, with /, and the size of every file below a folder."""
     seen = set()
     waiting = [""]

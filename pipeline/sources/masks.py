@@ -1,0 +1,42 @@
+"""Finding the mask of each picture: a PNG of the same relative name in another folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.sources.folder import walk
+from pipeline.sources.record import Source
+
+
+def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
+    """Return the source with the mask files of `folder`, and how many of its records have one.
+
+    The mask of a/b.jpg is a/b.png.
+
+    Raises:
+        ValueError: there is no such folder, or no mask fits any picture.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of masks")
+    names = {name for name, _ in walk(folder)}
+    records = []
+    num_found = 0
+    for record in source.records:
+        name = mask_name(record.key)
+        found = name in names
+        num_found += found
+        records.append(replace(record, mask=str(folder / name)) if found else record)
+    if num_found == 0:
+        wanted = ", ".join(mask_name(record.key) for record in source.records[:3])
+        present = ", ".join(sorted(names)[:3]) or "nothing"
+        raise ValueError(
+            f"{folder}: no mask fits any picture; looked for {wanted} and so on, found {present}"
+        )
+    return replace(source, records=records), num_found
+
+
+def mask_name(key: str) -> str:
+    """The relative name of a picture's mask."""
+    folder, slash, base = key.rpartition("/")
+    return f"{folder}{slash}{base.rpartition('.')[0]}.png"
