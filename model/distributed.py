@@ -9,12 +9,14 @@ Shapes: B local batch, W processes, C channels, D embedding.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _BUCKET_ELEMENTS = 2**23  # 32 MB of float32: a transfer long enough to hide its latency
 
@@ -114,15 +116,16 @@ def _gathered(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def synchronise_batchnorm(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm by one whose statistics are those of all processes' batches.
+def synchronise_batchnorm(module: Module) -> Module:
+    """Replace every BatchNorm inside by one whose statistics are those of all processes' batches.
 
-    Parameters, buffers and their names stay. Returns the module, or its replacement.
+    Parameters, buffers and their names stay; so does the module itself, which is returned.
     """
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return _synchronised(module)
     for name, child in module.named_children():
-        setattr(module, name, synchronise_batchnorm(child))
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, _synchronised(child))
+        else:
+            synchronise_batchnorm(child)
     return module
 
 

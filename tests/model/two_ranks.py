@@ -112,12 +112,12 @@ def uneven_batchnorm(rank: int, size: int) -> dict[str, Tensor]:
 def far_from_zero(rank: int, size: int) -> Tensor:
     """float32 with mean 10,000 and deviation 1, where sums of squares hold no variance."""
     x = normal(GLOBAL_BATCH, 2, 16, 16, seed=7, dtype=torch.float32) + 10_000
-    return synchronise_batchnorm(nn.BatchNorm2d(2))(x[rank::size]).detach()
+    return synchronise_batchnorm(nn.Sequential(nn.BatchNorm2d(2)))(x[rank::size]).detach()
 
 
 def half_precision(rank: int, size: int) -> Tensor:
     x = normal(GLOBAL_BATCH, 2, 4, 4, seed=8).bfloat16()
-    return synchronise_batchnorm(nn.BatchNorm2d(2))(x[rank::size]).detach()
+    return synchronise_batchnorm(nn.Sequential(nn.BatchNorm2d(2)))(x[rank::size]).detach()
 
 
 def gathered(rank: int, size: int) -> dict[str, Tensor]:
