@@ -234,10 +234,9 @@ def draw_negatives(
 
 def build(config: TrainConfig, world: World) -> tuple[ReLICv2, torch.optim.Optimizer]:
     """Make model and optimizer, the same on every rank."""
-    torch.manual_seed(config.seed)  # initial weights; nothing else draws from torch's generator
-    model = ReLICv2(config.model).to(world.device)
-    if world.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(config.seed)
+    model = ReLICv2(config.model, generator=generator)
+    model = model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         model = synchronise_batchnorm(model)
         broadcast_parameters(model)

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from training.allocator import keep_freed_memory
+
 # A rank that evaluates or writes lets the others wait; longer than this, and something is dead.
 _PATIENCE = timedelta(minutes=30)
 
@@ -166,6 +168,7 @@ def _spawned(
 
 
 def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> int:
+    keep_freed_memory()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     else:

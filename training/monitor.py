@@ -56,4 +56,4 @@ class KnnMonitor:
         (result,) = leave_one_out_accuracy(
             features, labels, config=KnnConfig(k=20, more_k=()), device=self._world.device
         )
-        return {"knn_top1": 100 * result.weighted.top1}
+        return {"knn_top1": result.weighted.top1}

@@ -61,7 +61,7 @@ def small_images() -> TrainConfig:
     """Pictures of 96 to 160 pixels, one small GPU or a patient CPU: ResNet-18, 2x96 + 2x48 views.
 
     Source: ours; schedule constants from BYOL's short runs. Command: `python train.py --data
-    imagenette --out runs/small --preset small-images`. Figures in docs/log.md.
+    imagenette --out runs/small --preset small-images`. Figures: docs/log.md.
     """
     crops = {"area": (0.2, 1.0)}
     return TrainConfig(
@@ -93,7 +93,7 @@ def small_images() -> TrainConfig:
 def demo() -> TrainConfig:
     """What `make demo` trains: the generated pictures, a narrow ResNet-18, minutes on two cores.
 
-    Source: ours, chosen on the demo pictures. Command: `make demo`. Figures in docs/log.md.
+    Source: ours, chosen on the demo pictures. Command: `make demo`. Figures: docs/log.md.
     """
     crops = {"area": (0.2, 1.0)}
     return replace(
