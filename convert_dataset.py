@@ -121,7 +121,6 @@ def main(
     as_json: bool,
 ) -> None:
     """Make shards of pictures, with their saliency masks if there are any."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     request = Request(
         source=source,
         masks=masks,
@@ -342,4 +341,5 @@ def summarise(manifest: Manifest, out: Path, seconds: float) -> dict[str, object
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     main()

@@ -77,7 +77,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
         elif marker == _APP2 and body[:4] == b"MPF\x00":
             has_pictures_inside = True
         position += 2 + length
-    if frame is None or len(frame[1]) < 6 + 3 * frame[1][5]:
+    if frame is None or len(frame[1]) < 6 or len(frame[1]) < 6 + 3 * frame[1][5]:
         return None
     return _header(*frame, adobe, has_pictures_inside)
 

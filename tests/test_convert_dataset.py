@@ -1,0 +1,315 @@
+"""convert_dataset.py as a user runs it: what it makes, what it says, and what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from convert_dataset import main, parse_max_bad
+from pipeline.saliency.codec import decode_mask, encode_mask
+from pipeline.shards import open_shards
+from tests.pipeline.sources.support import encoded, jpeg, tar_of, write_files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments, status=0):
+    """Run in this process, without workers; return (standard output, standard error)."""
+    result = CliRunner().invoke(main, [*map(str, arguments), "--workers", "0"])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result.stdout, result.stderr
+
+
+def refusal(*arguments):
+    """The one line with which it refuses."""
+    out, err = run(*arguments, status=2)
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert err.splitlines()[-1:] == lines
+    return lines[0]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Six good pictures of two classes, one broken, and masks of three."""
+    files = {f"{label}/{n}.jpg": jpeg(seed=n) for label in ("ant", "bee") for n in range(3)}
+    write_files(tmp_path / "images", files | {"bee/9.jpg": b"broken"})
+    masks = {}
+    for number, name in enumerate(("ant/0.png", "bee/1.png", "bee/2.png")):
+        mask = np.zeros((30, 45), np.uint8)
+        mask[: 10 * (number + 1)] = 255
+        masks[name] = encoded(mask, "PNG")
+    write_files(tmp_path / "masks", masks)
+    return tmp_path
+
+
+@pytest.mark.parametrize("format", ["ffcv", "dali"])
+def test_pictures_labels_masks_and_skipped_ones(pictures, format):
+    out = pictures / "made" / "shards"  # its parent is made too
+    printed, progress = run(
+        *("--source", pictures / "images", "--masks", pictures / "masks"),
+        *("--format", format, "--out", out, "--max-bad", "1", "--json"),
+    )
+    shards = open_shards(out)
+    assert [shards.key(i) for i in range(6)] == [
+        f"{label}/{n}.jpg" for label in ("ant", "bee") for n in range(3)
+    ]
+    assert shards.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    encoded_batch = shards.read(np.arange(6))
+    for row in range(6):
+        file = pictures / "images" / shards.key(row)
+        assert encoded_batch.jpegs[row] == file.read_bytes()
+    assert [len(mask) > 0 for mask in encoded_batch.masks] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert shards.mask_coverage[[0, 4, 5]] == pytest.approx([1 / 3, 2 / 3, 1], abs=0.01)
+    assert np.isnan(shards.mask_coverage[[1, 2, 3]]).all()
+    full = np.full((30, 45), 255, np.uint8)
+    assert (decode_mask(encoded_batch.masks[5]) == decode_mask(encode_mask(full))).all()
+
+    summary = json.loads(printed.splitlines()[-1])
+    assert summary["num_samples"] == 6
+    assert summary["label_names"] == ["ant", "bee"]
+    assert summary["skipped"] == [
+        {"key": "bee/9.jpg", "reason": "no picture that Pillow knows, 6 bytes"}
+    ]
+    assert summary["masks"]["num_missing"] == 3
+    assert "skipped bee/9.jpg: no picture" in printed
+    assert "3 of 7 pictures have a mask" in progress
+    assert sorted(path.name for path in out.parent.iterdir()) == ["shards"]
+
+
+@pytest.mark.parametrize(("max_bad", "status"), [("0", 1), ("1", 0), ("10%", 1), ("20%", 0)])
+def test_skipped_pictures_show_in_the_exit_status_only_above_max_bad(pictures, max_bad, status):
+    out = pictures / "out"
+    arguments = ("--source", pictures / "images", "--out", out, "--format", "dali")
+    _, err = run(*arguments, "--max-bad", max_bad, status=status)
+    assert ("--max-bad" in err) == (status == 1)
+    assert len(open_shards(out)) == 6
+    assert open_shards(out).manifest.num_skipped == 1
+
+
+def test_both_formats_hold_the_same(tmp_path):
+    for format in ("ffcv", "dali"):
+        run("--source", "demo", "--limit", "12", "--format", format, "--out", tmp_path / format)
+    one, two = open_shards(tmp_path / "ffcv"), open_shards(tmp_path / "dali")
+    assert one.manifest.label_names == two.manifest.label_names
+    assert (one.labels == two.labels).all()
+    assert (one.mask_coverage == two.mask_coverage).all()
+    left, right = one.read(np.arange(12)), two.read(np.arange(12))
+    assert left.jpegs == right.jpegs
+    assert left.masks == right.masks
+    assert [one.key(i) for i in range(12)] == [two.key(i) for i in range(12)]
+    assert one.manifest.masks.origin == "demo"
+
+
+def test_workers_do_not_change_a_byte(tmp_path):
+    for workers in ("0", "2"):
+        subprocess.run(
+            [
+                *(sys.executable, ROOT / "convert_dataset.py", "--source", "demo-val"),
+                *("--limit", "30", "--format", "dali"),
+                *("--out", tmp_path / workers, "--workers", workers),
+            ],
+            check=True,
+            capture_output=True,
+            cwd=tmp_path,
+        )
+    for path in (tmp_path / "0").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+
+
+def test_a_tar_of_tars_becomes_the_same_shards_as_its_folder(tmp_path):
+    files = {label: {f"{label}_{n}.JPEG": jpeg(seed=n) for n in range(3)} for label in ("n1", "n2")}
+    archive = tmp_path / "train.tar"
+    archive.write_bytes(tar_of({f"{label}.tar": tar_of(inner) for label, inner in files.items()}))
+    for label, inner in files.items():
+        write_files(tmp_path / "folder" / label, inner)
+    run("--source", archive, "--format", "dali", "--out", tmp_path / "a")
+    run("--source", tmp_path / "folder", "--format", "dali", "--out", tmp_path / "b")
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    for name in names - {"manifest.json"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert open_shards(tmp_path / "a").manifest.label_names == ("n1", "n2")
+
+
+def test_flat_pictures_are_unlabelled_and_can_be_reduced(tmp_path):
+    write_files(tmp_path / "flat", {"a.jpg": jpeg(300, 400), "b.jpg": jpeg(50, 60)})
+    run("--source", tmp_path / "flat", "--out", tmp_path / "out", "--short-side", "100")
+    shards = open_shards(tmp_path / "out")
+    assert shards.labels.tolist() == [-1, -1]
+    assert list(zip(shards.heights.tolist(), shards.widths.tolist(), strict=True)) == [
+        (100, 133),
+        (50, 60),
+    ]
+    assert shards.manifest.short_side == 100
+    assert shards.manifest.sizes.num_unchanged == 1
+
+
+def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
+    images, out = pictures / "images", pictures / "out"
+    empty = pictures / "empty"
+    empty.mkdir()
+    (pictures / "x.tar.gz").write_bytes(b"\x1f\x8b" + bytes(100))
+    (pictures / "file").write_bytes(b"")
+    write_files(pictures / "other masks", {"z.png": b""})
+    write_files(pictures / "broken", {"a.jpg": b"", "b.jpg": b"x"})
+    before = sorted(pictures.rglob("*"))
+    cases = {
+        "no such folder or file": ["--source", pictures / "nothing", "--out", out],
+        "no pictures there": ["--source", empty, "--out", out],
+        "unpack it": ["--source", pictures / "x.tar.gz", "--out", out],
+        "looked for ant/0.png": [
+            *("--source", images, "--masks", pictures / "other masks", "--out", out)
+        ],
+        "no such folder of masks": ["--source", images, "--masks", pictures / "no", "--out", out],
+        "exists and is not empty": ["--source", images, "--out", pictures / "masks"],
+        "choose ffcv or dali": ["--source", images, "--format", "zip", "--out", out],
+        "give a number": ["--source", images, "--out", out, "--max-bad", "many"],
+        "Not a directory": ["--source", images, "--out", pictures / "file" / "out"],
+        "none of 2 pictures can be decoded; a.jpg": [
+            *("--source", pictures / "broken", "--out", out, "--format", "dali")
+        ],
+    }
+    for message, arguments in cases.items():
+        assert message in refusal(*arguments)
+    assert sorted(pictures.rglob("*")) == before
+
+
+def test_an_unwritable_place_is_refused(pictures):
+    assert "Error: " in refusal("--source", pictures / "images", "--out", "/proc/shards")
+
+
+def test_an_empty_folder_may_be_filled(pictures):
+    (pictures / "out").mkdir()
+    run("--source", pictures / "images", "--out", pictures / "out", "--max-bad", "1")
+    assert len(open_shards(pictures / "out")) == 6
+
+
+def test_a_folder_in_the_way_that_is_not_ours_is_left_alone(pictures):
+    write_files(pictures / "out.partial", {"precious": b"data"})
+    line = refusal("--source", pictures / "images", "--out", pictures / "out")
+    assert "not of this command's making" in line
+    assert (pictures / "out.partial" / "precious").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "allowed"), [("0", 9, 0), ("12", 9, 12), ("0.5%", 1000, 5), ("100%", 7, 7)]
+)
+def test_max_bad_is_a_number_or_a_share(text, total, allowed):
+    assert parse_max_bad(text)(total) == allowed
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "%", "101%", "-3%", "nan%"])
+def test_other_values_of_max_bad_are_refused(text):
+    with pytest.raises(ValueError, match="give a number of pictures"):
+        parse_max_bad(text)
+
+
+def start(out):
+    """Start a long conversion and wait until it is writing."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, ROOT / "convert_dataset.py", "--source", "demo", "--limit", "100000"),
+            *("--format", "dali", "--out", out, "--workers", "1"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    tar = out.with_name(f"{out.name}.partial") / "shard-000000.tar"
+    deadline = time.monotonic() + 60
+    while not (tar.exists() and tar.stat().st_size > 100_000):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_conversion_leaves_no_shards_and_can_be_started_again(tmp_path):
+    out = tmp_path / "out"
+    process = start(out)
+    line = refusal("--source", "demo", "--limit", "5", "--out", out, "--format", "dali")
+    assert "being written by another conversion" in line
+    process.kill()
+    process.communicate(timeout=30)
+    assert not out.exists()
+    assert (tmp_path / "out.partial").exists()
+    with pytest.raises(ValueError, match="no manifest"):
+        open_shards(tmp_path / "out.partial")
+    _, err = run("--source", "demo", "--limit", "5", "--out", out, "--format", "dali")
+    assert "left by an interrupted run" in err
+    assert len(open_shards(out)) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_conversion_leaves_nothing(tmp_path, kind):
+    process = start(tmp_path / "out")
+    os.killpg(process.pid, kind) if kind == signal.SIGINT else process.send_signal(kind)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "Aborted" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))"
+    script = f"{limit}; import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import sys"
+    script += f"; sys.path.insert(0, {str(ROOT)!r}); import convert_dataset; convert_dataset.main()"
+    for format in ("ffcv", "dali"):
+        process = subprocess.run(
+            [
+                *(sys.executable, "-c", script, "--source", "demo", "--limit", "200"),
+                *("--format", format, "--out", tmp_path / "out", "--workers", "0"),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 2, process.stderr
+        assert process.stderr.splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in process.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_lines_have_rate_and_time_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("convert_dataset.SECONDS_BETWEEN_LINES", 0.01)
+    source = write_files(tmp_path / "in", {f"{n}.jpg": jpeg() for n in range(99)})
+    _, err = run("--source", source, "--out", tmp_path / "out", "--format", "dali")
+    assert " pictures/s, 00:00:0" in err
+    assert "converting: " in err
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("format", ["ffcv", "dali"])
+def test_photos_with_masks(real_data, tmp_path, format):
+    printed, _ = run(
+        *("--source", real_data / "ecssd" / "images", "--masks", real_data / "ecssd" / "masks"),
+        *("--format", format, "--out", tmp_path / "out", "--json"),
+    )
+    summary = json.loads(printed.splitlines()[-1])
+    assert summary["num_samples"] == summary["masks"]["num_masks"] == 1000
+    assert summary["sizes"]["mask_bytes"] / 1000 <= 3 * 1024
+    shards = open_shards(tmp_path / "out")
+    for sample_id in (0, 499, 999):
+        encoded_batch = shards.read(np.array([sample_id]))
+        original = real_data / "ecssd" / "images" / shards.key(sample_id)
+        assert encoded_batch.jpegs[0] == original.read_bytes()
+    shutil.rmtree(tmp_path / "out")  # 40 MB
