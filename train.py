@@ -72,12 +72,16 @@ def main(
             sys.exit(run_in_place(train, device_type=device_type, arguments=(config, data, out)))
         plan.check_world(size)
         sys.exit(
-            run_processes(
-                train, device_type=device_type, size=size, arguments=(config, data, out)
-            )
+            run_processes(train, device_type=device_type, size=size, arguments=(config, data, out))
         )
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise Refused(str(error)) from error
+
+
+class Refused(click.ClickException):
+    """What the user asked for cannot be done: one line, exit status 2."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,7 +53,7 @@ class RaggedImages:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedBatch:
-    """Decoded images and mask grids of one local batch; its buffers belong to a slot of the ring."""
+    """Decoded images and mask grids of one local batch; its buffers belong to a ring slot."""
 
     images: RaggedImages
     masks: Tensor  # uint8 [B, M, M], 0..255, a grid over the whole image; 255 where there is none

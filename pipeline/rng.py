@@ -12,6 +12,7 @@ Shapes: B samples, V views, D draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -36,7 +37,7 @@ class Stream(IntEnum):
     EVALUATION = 3
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, ...]:
+def philox(counter: Sequence[Words], key: tuple[int, int]) -> tuple[Words, ...]:
     """Return the four output words of Philox 4x32-10 for arrays of counters under one key.
 
     Args:
@@ -79,7 +80,7 @@ def random_words(
     view = np.arange(num_views, dtype=np.uint32)[None, :, None]
     sample = ids.astype(np.uint32)[:, None, None]
     counter = np.broadcast_arrays(block, view, sample, np.full((1, 1, 1), epoch, dtype=np.uint32))
-    words = np.stack(philox(tuple(counter), (seed, int(stream))), axis=-1)  # [B, V, blocks, 4]
+    words = np.stack(philox(counter, (seed, int(stream))), axis=-1)  # [B, V, blocks, 4]
     return words.reshape(len(ids), num_views, num_blocks * 4)[:, :, :num_draws]
 
 
@@ -95,7 +96,7 @@ def uniform(
         num_views=num_views,
         num_draws=num_draws,
     )
-    return words * 2.0**-32
+    return words * np.float64(2.0**-32)
 
 
 def _check_word(name: str, value: int) -> None:

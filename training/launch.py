@@ -11,14 +11,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from training.allocator import keep_freed_memory
 
@@ -34,7 +34,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -98,7 +98,7 @@ def run_processes(
         return _run(World(device=_device(device_type, 0)), main, arguments)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(_free_port())
-    spawned = mp.spawn(
+    spawned = spawn(
         _spawned, (size, device_type, main, arguments), nprocs=size, join=False, daemon=False
     )
     assert spawned is not None
@@ -112,7 +112,7 @@ def run_processes(
     try:
         while not spawned.join():
             continue
-    except mp.ProcessExitedException as error:
+    except ProcessExitedException as error:
         return error.exit_code if error.exit_code > 0 else 128 - error.exit_code
     finally:
         for number, handler in previous.items():
@@ -176,9 +176,14 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
         torch.set_num_threads(max(1, cores // world.local_size))
     if world.size == 1:
         return main(world, *arguments)
-    environment = {"rank": world.rank, "world_size": world.size, "init_method": "env://"}
     backend = "nccl" if world.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE, **environment)
+    dist.init_process_group(
+        backend,
+        init_method="env://",
+        timeout=_PATIENCE,
+        rank=world.rank,
+        world_size=world.size,
+    )
     try:
         return main(world, *arguments)
     finally:

@@ -63,7 +63,7 @@ def small_images() -> TrainConfig:
     Source: ours; schedule constants from BYOL's short runs. Command: `python train.py --data
     imagenette --out runs/small --preset small-images`. Figures: docs/log.md.
     """
-    crops = {"area": (0.2, 1.0)}
+    area = (0.2, 1.0)
     return TrainConfig(
         name="small-images",
         recipe=MultiCropRecipe(
@@ -71,8 +71,8 @@ def small_images() -> TrainConfig:
             num_small=2,
             large_size=96,
             small_size=48,
-            large_even=replace(LARGE_EVEN, blur_probability=0.5, **crops),
-            large_odd=replace(LARGE_ODD, **crops),
+            large_even=replace(LARGE_EVEN, blur_probability=0.5, area=area),
+            large_odd=replace(LARGE_ODD, area=area),
             small=replace(SMALL, area=(0.05, 0.2)),
         ),
         model=ReLICv2Config(
@@ -95,7 +95,7 @@ def demo() -> TrainConfig:
 
     Source: ours, chosen on the demo pictures. Command: `make demo`. Figures: docs/log.md.
     """
-    crops = {"area": (0.2, 1.0)}
+    area = (0.2, 1.0)
     return replace(
         small_images(),
         name="demo",
@@ -104,8 +104,8 @@ def demo() -> TrainConfig:
             num_small=2,
             large_size=48,
             small_size=32,
-            large_even=replace(LARGE_EVEN, blur_probability=0.5, mask_probability=0.3, **crops),
-            large_odd=replace(LARGE_ODD, mask_probability=0.3, **crops),
+            large_even=replace(LARGE_EVEN, blur_probability=0.5, mask_probability=0.3, area=area),
+            large_odd=replace(LARGE_ODD, mask_probability=0.3, area=area),
             small=replace(SMALL, area=(0.05, 0.3)),
         ),
         model=ReLICv2Config(

@@ -1,10 +1,10 @@
 """The run directory: what is written while a run goes on, and the line that a person watches.
 
-    OUT/config.json          resolved configuration, data set, versions, machine
-    OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
-    OUT/tensorboard/         the same for TensorBoard
-    OUT/checkpoint-*.pt      model/checkpoint.py
-    OUT/encoder.pt           the encoder alone, at the end
+OUT/config.json          resolved configuration, data set, versions, machine
+OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
+OUT/tensorboard/         the same for TensorBoard
+OUT/checkpoint-*.pt      model/checkpoint.py
+OUT/encoder.pt           the encoder alone, at the end
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunLog:
 
 
 class ProgressLine:
-    """Loss, speed, waiting time and time left: a live bar on a terminal, else a line now and then."""
+    """Loss, speed, waiting, time left: a live bar on a terminal, else a line now and then."""
 
     def __init__(self, *, start_step: int, total_steps: int, name: str) -> None:
         self._console = Console(file=sys.stdout, highlight=False)

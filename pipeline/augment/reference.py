@@ -83,9 +83,7 @@ def apply_view(
     return np.ascontiguousarray(out.transpose(2, 0, 1), dtype=np.float32)
 
 
-def apply_mask(
-    image: Bytes, grid: Bytes, fill: NDArray[np.float32], *, threshold: float
-) -> Bytes:
+def apply_mask(image: Bytes, grid: Bytes, fill: NDArray[np.float32], *, threshold: float) -> Bytes:
     """Replace the background of the whole image by `fill`, rounded to a level of the image."""
     foreground = mask_at_pixels(grid, *image.shape[:2]) > salience_limit(threshold)
     return np.where(foreground[..., None], image, fill_levels(fill)).astype(np.uint8)
@@ -110,7 +108,8 @@ def resize_bicubic(crop: Image, size: int) -> Image:
     """
     rows = bicubic_weights(crop.shape[0], size)
     columns = bicubic_weights(crop.shape[1], size)
-    return np.einsum("yh,hwc,xw->yxc", rows, crop, columns, optimize=True)
+    view: Image = np.einsum("yh,hwc,xw->yxc", rows, crop, columns, optimize=True)
+    return view
 
 
 def bicubic_weights(length: int, size: int) -> NDArray[np.float64]:
@@ -121,7 +120,8 @@ def bicubic_weights(length: int, size: int) -> NDArray[np.float64]:
         first = math.floor(centre) - 1
         for tap in range(max(first, 0), min(first + 4, length)):
             weights[i, tap] = keys_cubic(centre - tap)
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def keys_cubic(x: float) -> float:
@@ -181,7 +181,8 @@ def hsv_to_rgb(hsv: Image) -> Image:
     red = np.choose(k, [chroma, second, zero, zero, second, chroma])
     green = np.choose(k, [second, chroma, chroma, second, zero, zero])
     blue = np.choose(k, [zero, zero, second, chroma, chroma, second])
-    return np.stack([red, green, blue], axis=-1) + (value - chroma)[..., None]
+    rgb: Image = np.stack([red, green, blue], axis=-1) + (value - chroma)[..., None]
+    return rgb
 
 
 def blur_radius(size: int, view: ViewRecipe) -> int:

@@ -43,9 +43,7 @@ def test_arrays_equal_scalars(counter, key):
     assert tuple(int(w[0]) for w in words) == scalar_philox(counter, key)
 
 
-@given(
-    seed=word, epoch=word, sample=word, view=st.integers(0, 6), draw=st.integers(0, 18)
-)
+@given(seed=word, epoch=word, sample=word, view=st.integers(0, 6), draw=st.integers(0, 18))
 def test_a_draw_is_addressed_by_its_words(seed, epoch, sample, view, draw):
     words = random_words(
         seed=seed,

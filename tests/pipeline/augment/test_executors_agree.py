@@ -134,9 +134,7 @@ def test_each_op_alone_and_extreme(name, values):
 def test_all_orders(name):
     image = textured_image(30, 40)
     decoded = decoded_batch([image] * 24)
-    params = with_values(
-        neutral(decoded), brightness=0.3, contrast=1.4, saturation=0.7, hue=0.1
-    )
+    params = with_values(neutral(decoded), brightness=0.3, contrast=1.4, saturation=0.7, hue=0.1)
     params = replace(params, jitter_order=np.arange(24, dtype=np.uint8)[:, None])
     assert_equal_to_reference(name, NEUTRAL_RECIPE, decoded, params)
 
@@ -165,7 +163,9 @@ def test_a_sample_does_not_see_its_batch():
     whole = make_executor("compiled", BUSY)(decoded, params)
     row = 2
     image = decoded.images.image(row).numpy()
-    alone = replace(decoded_batch([image], [decoded.masks[row].numpy()]), sample_ids=np.array([row]))
+    alone = replace(
+        decoded_batch([image], [decoded.masks[row].numpy()]), sample_ids=np.array([row])
+    )
     single = make_executor("compiled", BUSY)(alone, drawn(BUSY, alone, seed=9))
     assert torch.equal(single.large[:, 0], whole.large[:, row])
     assert torch.equal(single.small[:, 0], whole.small[:, row])

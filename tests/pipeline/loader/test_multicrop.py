@@ -15,8 +15,8 @@ from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
 from pipeline.augment.reference import ReferenceViews
 from pipeline.loader import LoaderConfig, evaluation_views, training_views
 from pipeline.loader.decode import TooManyBadSamples
-from pipeline.sampler import Sampler
 from pipeline.saliency.codec import coverage, decode_mask, encode_mask
+from pipeline.sampler import Sampler
 from pipeline.shards.index import Sample
 from pipeline.shards.memory import MemoryShards
 from tests.support import blob_mask, decoded_batch, textured_image
