@@ -6,13 +6,10 @@ same --out resumes at the last checkpoint; the loader has no state but the numbe
 
 from __future__ import annotations
 
-import math
 import sys
-import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -23,11 +20,11 @@ from model.distributed import barrier, broadcast_parameters, synchronise_batchno
 from model.lars import make_optimizer
 from model.loss import LossTerms
 from model.relicv2 import ReLICv2
-from model.schedules import learning_rate, target_decay
 from model.step import backward
 from pipeline.batch import MultiCropBatch
-from pipeline.loader import MultiCropLoader, training_views
-from pipeline.sampler import Sampler, sample_negatives
+from pipeline.loader import training_views
+from pipeline.loader.decode import TooManyBadSamples
+from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings, to_dict
 from training.launch import (
@@ -38,9 +35,11 @@ from training.launch import (
     run_processes,
     under_torchrun,
 )
+from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
+from training.plan import Plan
 from training.presets import PRESETS, load_preset
-from training.runlog import RunLog, check_same_run, write_description
+from training.runlog import RunLog, write_description
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,10 +68,10 @@ def main(
         device_type, size = plan_world(gpus=gpus, processes=processes)
         plan = Plan.of(config, open_shards(data), out)
         if under_torchrun():
-            sys.exit(run_in_place(train, device_type=device_type, arguments=(config, data, out)))
-        plan.check_world(size)
+            sys.exit(run_in_place(run, device_type=device_type, arguments=(config, data, out)))
+        plan.check_world(config, size)
         sys.exit(
-            run_processes(train, device_type=device_type, size=size, arguments=(config, data, out))
+            run_processes(run, device_type=device_type, size=size, arguments=(config, data, out))
         )
     except ValueError as error:
         raise Refused(str(error)) from error
@@ -84,62 +83,20 @@ class Refused(click.ClickException):
     exit_code = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What follows from a configuration and a data set: the steps of the run."""
-
-    sampler: Sampler
-    warmup_steps: int
-    total_steps: int
-    end_step: int
-
-    @classmethod
-    def of(cls, config: TrainConfig, shards: Shards, out: Path) -> Plan:
-        """Make the plan.
-
-        Raises:
-            ValueError: the data are too few for a batch, or `out` cannot be this run's directory.
-        """
-        check_same_run(out, config, shards.manifest)
-        sampler = Sampler(
-            num_samples=len(shards),
-            global_batch_size=config.global_batch_size,
-            seed=config.seed,
-        )
-        total_steps = config.epochs * sampler.steps_per_epoch
-        return cls(
-            sampler=sampler,
-            warmup_steps=config.optimizer.warmup_epochs * sampler.steps_per_epoch,
-            total_steps=total_steps,
-            end_step=min(config.max_steps or total_steps, total_steps),
-        )
-
-    def learning_rate(self, config: TrainConfig, step: int) -> float:
-        return learning_rate(
-            step,
-            base=config.optimizer.base_learning_rate,
-            global_batch_size=config.global_batch_size,
-            warmup_steps=self.warmup_steps,
-            total_steps=self.total_steps,
-        )
-
-    def target_decay(self, config: TrainConfig, step: int) -> float:
-        return target_decay(step, base=config.target_decay, total_steps=self.total_steps)
-
-    def check_world(self, size: int) -> None:
-        """Raise ValueError unless `size` processes share a global batch evenly."""
-        if self.sampler.global_batch_size % size:
-            raise ValueError(
-                f"global_batch_size={self.sampler.global_batch_size} cannot be divided among "
-                f"{size} processes; --set global_batch_size to a multiple of {size}"
-            )
+def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
+    """Train in this process of the world; return the exit status."""
+    try:
+        return train(world, config, data, out)
+    except (Diverged, TooManyBadSamples) as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
-    """Train in this process of the world; return the exit status."""
+    """Train to the end, or until told to stop; return the exit status."""
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
-    plan.check_world(world.size)
+    plan.check_world(config, world.size)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
     stop = StopRequest(world)
@@ -164,9 +121,12 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             step += 1
             last = step == plan.end_step
             signal = stop.agreed(step)
-            if log and (step % config.log_every == 0 or last or signal):
+            saving = step % config.checkpoint_every == 0 or last or bool(signal)
+            if log and (step % config.log_every == 0 or saving):  # a loss is seen before it is kept
                 log.write(step, **meter.read(terms, config, plan, step))
-            if step % config.checkpoint_every == 0 or last or signal:
+            elif log:
+                log.advance(step)
+            if saving:
                 save(out, step, model, optimizer, config, world)
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and log:
                 log.write(step, **monitor.measure(model.online.encoder))
@@ -280,44 +240,13 @@ def open_log(
         return nullcontext()
     out.mkdir(parents=True, exist_ok=True)
     write_description(out, config, shards.manifest, world)
-    return RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)
-
-
-class Meter:
-    """Turns the loader's totals and the clock into the figures of a log line."""
-
-    def __init__(self, loader: MultiCropLoader, world: World) -> None:
-        self._loader = loader
-        self._world_size = world.size
-        self._last = (time.perf_counter(), loader.stats())
-
-    def read(self, terms: LossTerms, config: TrainConfig, plan: Plan, step: int) -> dict[str, Any]:
-        """Return the values of the steps since the last call. Waits for the device."""
-        loss = float(terms.total)
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the loss is {loss} after step {step}; the last checkpoint is kept. Lower "
-                "optimizer.base_learning_rate or raise loss.temperature, and start again"
-            )
-        then, before = self._last
-        now, stats = time.perf_counter(), self._loader.stats()
-        self._last = (now, stats)
-        images = (stats.images - before.images) * self._world_size
-        return {
-            "epoch": step / plan.sampler.steps_per_epoch,
-            "loss": loss,
-            "contrastive": float(terms.contrastive),
-            "invariance": float(terms.invariance),
-            "accuracy": float(terms.accuracy),
-            "learning_rate": plan.learning_rate(config, step - 1),
-            "target_decay": plan.target_decay(config, step - 1),
-            "images_per_second": images / (now - then),
-            "wait_share": (stats.wait_seconds - before.wait_seconds) / (now - then),
-            "queue_occupancy": stats.occupancy,
-            "decode_seconds": stats.busy.get("decode", 0.0) - before.busy.get("decode", 0.0),
-            "augment_seconds": stats.busy.get("augment", 0.0) - before.busy.get("augment", 0.0),
-            "bad_samples": stats.bad_samples,
-        }
+    log = RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)
+    log.say(
+        f"{config.name}: {len(shards)} pictures, {plan.sampler.steps_per_epoch} steps an epoch, "
+        f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}"
+        + (f"; going on after step {step}" if step else "")
+    )
+    return log
 
 
 def _to_device(batch: MultiCropBatch, device: torch.device) -> MultiCropBatch:

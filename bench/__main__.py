@@ -12,6 +12,12 @@ from training.config import apply_settings
 from training.presets import load_preset
 
 
+class Refused(click.ClickException):
+    """What the user asked for cannot be done: one line, exit status 2."""
+
+    exit_code = 2
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def bench() -> None:
     """Measure and check the pipeline."""
@@ -48,7 +54,7 @@ def trace_command(
         )
         result = trace(request)
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        raise Refused(str(error)) from error
     for row in result["steps"]:
         click.echo(
             f"step {row['step']:6d}  epoch {row['epoch']:4d}  {len(row['sample_ids'])} samples  "

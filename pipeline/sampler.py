@@ -98,12 +98,7 @@ def sample_negatives(
     Raises:
         ValueError: more negatives asked for than there are other candidates.
     """
-    if not 1 <= num_negatives < num_candidates:
-        raise ValueError(
-            f"num_negatives={num_negatives} needs a batch of at least {num_negatives + 1}, "
-            f"got {num_candidates}; lower loss.num_negatives, raise global_batch_size or set "
-            "loss.negatives=global"
-        )
+    check_negatives(num_negatives, num_candidates)
     draws = uniform(
         seed=seed,
         stream=Stream.NEGATIVES,
@@ -116,6 +111,16 @@ def sample_negatives(
     chosen += chosen >= positions[:, None, None]  # skip the anchor's own position
     shape = (len(sample_ids), num_online, num_target, num_negatives)
     return np.ascontiguousarray(chosen.reshape(shape).transpose(1, 2, 0, 3))
+
+
+def check_negatives(num_negatives: int, num_candidates: int) -> None:
+    """Raise ValueError unless a batch of `num_candidates` has so many others for each anchor."""
+    if not 1 <= num_negatives < num_candidates:
+        raise ValueError(
+            f"num_negatives={num_negatives} needs a batch of at least {num_negatives + 1}, "
+            f"got {num_candidates}; lower loss.num_negatives, raise global_batch_size or set "
+            "loss.negatives=global"
+        )
 
 
 def _floyd(draws: NDArray[np.float64], num_items: int) -> NDArray[np.int64]:

@@ -50,6 +50,10 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
         self._progress.show(step, values)
 
+    def advance(self, step: int) -> None:
+        """Show that a step is done, without its values: nothing is asked of the device."""
+        self._progress.show(step, {})
+
     def say(self, line: str) -> None:
         """Print a line above the progress line."""
         self._progress.say(line)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.augment import make_executor
+from pipeline.augment import EXECUTORS, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import Ids
@@ -53,6 +53,10 @@ class LoaderConfig:
         if self.decoder not in DECODERS:
             raise ValueError(
                 f"unknown decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}"
+            )
+        if self.executor not in EXECUTORS:
+            raise ValueError(
+                f"unknown executor {self.executor!r}; choose one of {', '.join(EXECUTORS)}"
             )
         if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1:
             raise ValueError(

@@ -1,7 +1,7 @@
 """The generated set: textured objects on textured backgrounds, with their true masks.
 
-Ten classes, each a shape with a texture; every shape and every texture belongs to two classes.
-Colours say nothing: object and background take theirs at random, and a background is in the style
+Ten classes, each a shape with a texture and a range of hues; every shape, every texture and every
+range belongs to two classes, so that none of the three names a class. A background is in the style
 (palette, grain) that goes with the right class in 20 % of the pictures, with a wrong class in 50 %,
 with no class in 30 %. Who looks at backgrounds alone is right in 23 % at best.
 
@@ -35,6 +35,8 @@ CLASSES = (  # (shape, texture)
     ("triangle", "rings"),
     ("triangle", "bricks"),
 )
+HUES = (0, 1, 0, 1, 2, 3, 2, 4, 3, 4)  # of each class's objects, in fifths of a turn
+_HUE_SPREAD = 0.08  # turns; standard deviation
 RIGHT_STYLE, WRONG_STYLE = 0.2, 0.5  # shares of the pictures; the rest has a style of its own
 
 _SIDES = (96, 160)  # pixels
@@ -104,7 +106,7 @@ def render(name: str, seed: int, index: int) -> tuple[NDArray[np.uint8], NDArray
     height, width = (int(side) for side in rng.integers(_SIDES[0], _SIDES[1] + 1, 2))
     label = index % len(CLASSES)
     image = _background(rng, _style_for(rng, label), height, width)
-    alpha, paint = _object(rng, *CLASSES[label], height, width)
+    alpha, paint = _object(rng, *CLASSES[label], HUES[label] / 5, height, width)
     down, right = height // 24, width // 24  # the light comes from the upper left
     image[down:, right:] *= 1 - 0.45 * alpha[:-down, :-right, None]
     image += alpha[:, :, None] * (paint - image)
@@ -166,7 +168,7 @@ def _background(rng: Generator, style: Style, height: int, width: int) -> Plane:
 
 
 def _object(
-    rng: Generator, shape: str, texture: str, height: int, width: int
+    rng: Generator, shape: str, texture: str, hue: float, height: int, width: int
 ) -> tuple[Plane, Plane]:
     """An object somewhere in the picture: its opacity [H, W] and its colours [H, W, 3]."""
     radius = rng.uniform(*_RADIUS) * min(height, width)
@@ -181,16 +183,16 @@ def _object(
     alpha = clip(0.5 - SHAPES[shape](u, v) * np.float32(radius))
     pattern = TEXTURES[texture](rng, u, v)
     light = 0.95 - 0.16 * (x * np.float32(np.cos(0.7)) + y * np.float32(np.sin(0.7)))
-    bright, dark = _object_colours(rng)
+    bright, dark = _object_colours(rng, hue)
     paint: Plane = (dark + pattern[:, :, None] * (bright - dark)) * light[:, :, None]
     return alpha, paint
 
 
-def _object_colours(rng: Generator) -> tuple[Plane, Plane]:
-    """Two colours that differ in lightness, of any hue."""
-    hue, other = rng.random(2)
-    bright = hsv_to_rgb(hue, rng.uniform(0.1, 0.6), rng.uniform(0.85, 1.0))
-    dark = hsv_to_rgb(other, rng.uniform(0.3, 0.9), rng.uniform(0.15, 0.45))
+def _object_colours(rng: Generator, hue: float) -> tuple[Plane, Plane]:
+    """Two colours about one hue that differ in lightness."""
+    first, second = hue + rng.normal(0, _HUE_SPREAD, 2)
+    bright = hsv_to_rgb(first, rng.uniform(0.3, 0.7), rng.uniform(0.85, 1.0))
+    dark = hsv_to_rgb(second, rng.uniform(0.4, 0.9), rng.uniform(0.15, 0.45))
     return bright, dark
 
 

@@ -1,0 +1,68 @@
+"""Processes: how many there are, and how they are told to stop."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from training.allocator import keep_freed_memory
+from training.launch import StopRequest, World, plan_world, run_processes
+
+
+def test_without_a_gpu_one_cpu_process_trains(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert plan_world(gpus=None, processes=1) == ("cpu", 1)
+    assert plan_world(gpus=0, processes=4) == ("cpu", 4)
+    with pytest.raises(ValueError, match="--gpus 8, but this machine has none; give --gpus 0"):
+        plan_world(gpus=8, processes=1)
+
+
+def test_gpus_that_exist_are_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert plan_world(gpus=None, processes=1) == ("cuda", 1)
+    assert plan_world(gpus=2, processes=1) == ("cuda", 2)
+    assert plan_world(gpus=0, processes=3) == ("cpu", 3)
+    with pytest.raises(ValueError, match=r"--gpus 8, but this machine has 2; give --gpus 2$"):
+        plan_world(gpus=8, processes=1)
+    with pytest.raises(ValueError, match="--processes is for the CPU"):
+        plan_world(gpus=2, processes=2)
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(-1, 1), (0, 0)])
+def test_impossible_numbers_are_refused(gpus, processes):
+    with pytest.raises(ValueError, match="--gpus must be >= 0 and --processes >= 1"):
+        plan_world(gpus=gpus, processes=processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noticed_between_steps_and_obeyed_when_repeated(number):
+    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = StopRequest(World())
+        assert stop.agreed(1) == 0
+        os.kill(os.getpid(), number)
+        assert stop.agreed(2) == number
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    finally:
+        for n, handler in previous.items():
+            signal.signal(n, handler)
+
+
+def status_of_rank(world, statuses):
+    assert torch.get_num_threads() >= 1
+    return statuses[world.rank]
+
+
+@pytest.mark.parametrize(("statuses", "expected"), [((0,), 0), ((7,), 7), ((0, 0), 0), ((3, 3), 3)])
+def test_the_exit_status_of_a_process_is_that_of_the_run(statuses, expected):
+    arguments = (statuses,)
+    status = run_processes(
+        status_of_rank, device_type="cpu", size=len(statuses), arguments=arguments
+    )
+    assert status == expected
+
+
+def test_the_allocator_of_glibc_takes_the_settings():
+    assert keep_freed_memory()

@@ -1,0 +1,64 @@
+"""The run directory: metrics that survive a restart, and a directory that belongs to one run."""
+
+import json
+
+import pytest
+
+from pipeline.shards.memory import MemoryShards
+from tests.support import textured_image
+from training.config import TrainConfig, apply_settings
+from training.launch import World
+from training.runlog import RunLog, check_same_run, write_description
+
+
+def lines(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def log_steps(out, start, steps, total=10):
+    with RunLog(out, start_step=start, total_steps=total, name="test") as log:
+        for step in steps:
+            log.write(step, loss=step / 2, images_per_second=100.0, wait_share=0.25)
+
+
+def test_metrics_are_one_object_a_line(tmp_path, capsys):
+    log_steps(tmp_path, 0, range(1, 11))
+    assert lines(tmp_path)[3] == {
+        "step": 4,
+        "loss": 2.0,
+        "images_per_second": 100.0,
+        "wait_share": 0.25,
+    }
+    assert "step 10/10  loss 5.0000  100.0 images/s  waiting 25.0 %" in capsys.readouterr().out
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_steps_done_again_replace_the_lines_of_the_killed_run(tmp_path):
+    log_steps(tmp_path, 0, range(1, 7))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # cut off by a kill
+    log_steps(tmp_path, 4, range(5, 9))
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
+
+
+@pytest.fixture
+def manifest():
+    return MemoryShards.from_images([textured_image(8, 8)]).manifest
+
+
+def test_a_new_or_an_own_directory_is_accepted(tmp_path, manifest):
+    config = TrainConfig()
+    check_same_run(tmp_path / "new", config, manifest)
+    check_same_run(tmp_path, config, manifest)
+    write_description(tmp_path, config, manifest, World())
+    check_same_run(tmp_path, config, manifest)
+    check_same_run(tmp_path, apply_settings(config, ["loader.threads=7"]), manifest)
+
+
+def test_another_run_is_refused(tmp_path, manifest):
+    write_description(tmp_path, TrainConfig(), manifest, World())
+    with pytest.raises(ValueError, match=r"other settings \(seed was 0, is 4\)"):
+        check_same_run(tmp_path, apply_settings(TrainConfig(), ["seed=4"]), manifest)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot read"):
+        check_same_run(tmp_path, TrainConfig(), manifest)

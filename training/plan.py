@@ -1,0 +1,66 @@
+"""What follows from a configuration and a data set: the steps of the run and their schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.schedules import learning_rate, target_decay
+from pipeline.sampler import Sampler, check_negatives
+from pipeline.shards import Shards
+from training.config import TrainConfig
+from training.runlog import check_same_run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The steps of a run."""
+
+    sampler: Sampler
+    warmup_steps: int
+    total_steps: int
+    end_step: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, shards: Shards, out: Path) -> Plan:
+        """Make the plan.
+
+        Raises:
+            ValueError: the data are too few for a batch, or `out` cannot be this run's directory.
+        """
+        check_same_run(out, config, shards.manifest)
+        sampler = Sampler(
+            num_samples=len(shards),
+            global_batch_size=config.global_batch_size,
+            seed=config.seed,
+        )
+        total_steps = config.epochs * sampler.steps_per_epoch
+        return cls(
+            sampler=sampler,
+            warmup_steps=config.optimizer.warmup_epochs * sampler.steps_per_epoch,
+            total_steps=total_steps,
+            end_step=min(config.max_steps or total_steps, total_steps),
+        )
+
+    def learning_rate(self, config: TrainConfig, step: int) -> float:
+        return learning_rate(
+            step,
+            base=config.optimizer.base_learning_rate,
+            global_batch_size=config.global_batch_size,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
+        )
+
+    def target_decay(self, config: TrainConfig, step: int) -> float:
+        return target_decay(step, base=config.target_decay, total_steps=self.total_steps)
+
+    def check_world(self, config: TrainConfig, size: int) -> None:
+        """Raise ValueError unless `size` processes can share a global batch and its negatives."""
+        batch = config.global_batch_size
+        if batch % size:
+            raise ValueError(
+                f"global_batch_size={batch} cannot be divided among {size} processes; "
+                f"--set global_batch_size to a multiple of {size}"
+            )
+        candidates = batch if config.loss.negatives == "global" else batch // size
+        check_negatives(max(config.loss.num_negatives, 1), candidates)
