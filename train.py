@@ -130,6 +130,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
                 save(out, step, model, optimizer, config, world)
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and log:
                 log.write(step, **monitor.measure(model.online.encoder))
+                meter.restart()  # the measurement is no part of the training's speed
             if signal:
                 if log:
                     log.say(f"stopped by signal {signal}; step {step} is saved, run again to go on")

@@ -23,7 +23,11 @@ class Meter:
     def __init__(self, loader: MultiCropLoader, world: World) -> None:
         self._loader = loader
         self._world_size = world.size
-        self._last = (time.perf_counter(), loader.stats())
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the next log line's time now."""
+        self._last = (time.perf_counter(), self._loader.stats())
 
     def read(self, terms: LossTerms, config: TrainConfig, plan: Plan, step: int) -> dict[str, Any]:
         """Return the values of the steps since the last call. Waits for the device."""
@@ -34,8 +38,8 @@ class Meter:
                 "optimizer.base_learning_rate or raise loss.temperature, and start again"
             )
         then, before = self._last
-        now, stats = time.perf_counter(), self._loader.stats()
-        self._last = (now, stats)
+        self.restart()
+        now, stats = self._last
         images = (stats.images - before.images) * self._world_size
         return {
             "epoch": step / plan.sampler.steps_per_epoch,
