@@ -110,6 +110,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         end_step=plan.end_step,
         rank=world.rank,
         world_size=world.size,
+        local_size=world.local_size,
     )
     with ExitStack() as stack:
         stack.enter_context(loader)

@@ -80,6 +80,7 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
         end_step=request.start_step + request.num_steps,
         rank=rank,
         world_size=request.processes,
+        local_size=request.processes,
     ) as views:
         return [_rows(batch) for batch in views]
 

@@ -350,6 +350,18 @@ def test_a_finished_run_started_again_changes_nothing(home, whole_run):
     assert metrics(out) == before
 
 
+def test_a_diverging_run_stops_and_keeps_no_broken_checkpoint(home):
+    out = home / "diverged"
+    done = train(home, out, "optimizer.base_learning_rate=1e30", "optimizer.warmup_epochs=0")
+    assert done.returncode == 1
+    assert "the last checkpoint is kept. Lower optimizer.base_learning_rate" in done.stderr
+    assert "Traceback" not in done.stderr
+    for path in out.glob("checkpoint-*.pt"):
+        state = torch.load(path, weights_only=True)
+        tensors = [value for _, value in flat(state) if isinstance(value, torch.Tensor)]
+        assert all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point())
+
+
 def test_help_names_the_options():
     done = command("train.py", "--help")
     assert done.returncode == 0

@@ -128,15 +128,19 @@ class StopRequest:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._interrupted = False
         self.signal = 0
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
                 signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:  # asked twice: the user does not want to wait for the step
+        # Ctrl-C twice: the user does not want to wait for the step. A second SIGTERM means nothing:
+        # job schedulers send it to every process, and the parent passes its own on.
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
-        self.signal = number
+        self._interrupted |= number == signal.SIGINT
+        self.signal = self.signal or number
 
     def agreed(self, step: int) -> int:
         """Return the signal that any rank has got, the same on every rank; 0: none.

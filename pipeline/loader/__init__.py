@@ -64,9 +64,9 @@ class LoaderConfig:
                 f"{self.max_bad}, {self.prefetch}"
             )
 
-    def threads_of(self, world_size: int) -> int:
-        """Threads of one process where `world_size` processes share the cores."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // world_size)
+    def threads_of(self, local_size: int) -> int:
+        """Threads of one process where `local_size` processes share the cores."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // local_size)
 
 
 def make_decoder(name: str, shards: Shards, *, threads: int) -> Decoder:
@@ -94,9 +94,12 @@ def training_views(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    local_size: int = 1,
     stream: Stream = Stream.VIEWS,
 ) -> MultiCropLoader:
     """Stream the views of this rank for steps start_step..end_step-1.
+
+    `local_size` processes share the cores of this machine.
 
     Raises:
         ValueError: the world size does not divide the global batch.
@@ -123,7 +126,7 @@ def training_views(
             stream=stream,
         )
 
-    return _loader(shards, recipe, config, batch, params, range(start_step, end_step), world_size)
+    return _loader(shards, recipe, config, batch, params, range(start_step, end_step), local_size)
 
 
 def evaluation_views(
@@ -148,7 +151,7 @@ def evaluation_views(
         return centre_view_params(shards.heights[rows], shards.widths[rows])
 
     steps = range(-(-len(ids) // batch_size))
-    return _loader(shards, recipe, config, batch, params, steps, world_size=1)
+    return _loader(shards, recipe, config, batch, params, steps, local_size=1)
 
 
 def _loader(
@@ -158,9 +161,9 @@ def _loader(
     batch: Callable[[int], tuple[int, Ids]],
     params: Callable[[int, Ids], ViewParams],
     steps: range,
-    world_size: int,
+    local_size: int,
 ) -> MultiCropLoader:
-    threads = config.threads_of(world_size)
+    threads = config.threads_of(local_size)
     return MultiCropLoader(
         shards,
         decoder=make_decoder(config.decoder, shards, threads=threads),
