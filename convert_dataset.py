@@ -159,7 +159,7 @@ def convert(request: Request) -> Manifest:
     if request.format not in FORMATS:
         raise ValueError(f"--format {request.format}: unknown; choose {' or '.join(FORMATS)}")
     check_free(request.out)
-    source = list_records(request.source, limit=request.limit)
+    source = list_records(request.source, limit=request.limit, masks=request.masks)
     mask_origin = request.source if source.has_masks else "none"
     if request.masks is not None:
         source, num_masks = attach_masks(source, request.masks)

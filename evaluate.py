@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import click
@@ -27,7 +28,7 @@ from evaluation.linear import LinearConfig
 from evaluation.logistic import LogisticConfig
 from evaluation.protocols import evaluate_knn, evaluate_quick, evaluate_released
 from evaluation.report import REPORT_NAME, read_sections, run_sections, update_report
-from evaluation.results import PROTOCOLS, EvaluationResult, percent, write_result
+from evaluation.results import PROTOCOLS, EvaluationResult, percent, read_results, write_result
 from evaluation.subject import Subject
 from pipeline.loader import LoaderConfig
 from pipeline.loader.decode import TooManyBadSamples
@@ -143,8 +144,8 @@ def linear(protocol: str, settings: tuple[str, ...], **asked: Any) -> None:
 
 def run(request: Request, evaluate: Callable[[Subject], EvaluationResult]) -> None:
     """Open what was asked for, evaluate, write and show the result."""
-    out = output_folder(request)
     found = open_encoder(request.checkpoint)
+    out = output_folder(request)
     if found.warning:
         click.echo(found.warning, err=True)
     found = initial_encoder(found) if request.untrained else found
@@ -167,13 +168,24 @@ def run(request: Request, evaluate: Callable[[Subject], EvaluationResult]) -> No
             track=track,
         )
         result = evaluate(subject)
-    out.mkdir(parents=True, exist_ok=True)
-    path = write_result(result, out)
-    update_report(out / REPORT_NAME, run_sections(out), title=f"Evaluation of {found.path}")
+    path = keep(result, out, title=f"Evaluation of {found.path}")
     show(result)
     click.echo(f"{path}\n{out / REPORT_NAME}")
     if request.as_json:
         click.echo(json.dumps(asdict(result)))
+
+
+def keep(result: EvaluationResult, out: Path, *, title: str) -> Path:
+    """Write the result and its place in the report; return the result's path.
+
+    The report is made first, so that nothing is written which no report can show.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    others = [one for one in read_results(out) if one.file_name != result.file_name]
+    sections = run_sections(out, results=[*others, result])
+    path = write_result(result, out)
+    update_report(out / REPORT_NAME, sections, title=title)
+    return path
 
 
 @contextmanager
@@ -203,7 +215,8 @@ def output_folder(request: Request) -> Path:
     """Return where results go, making sure that they can be written before hours are spent.
 
     Raises:
-        ValueError: it is no folder, or what lies there is not ours to update.
+        ValueError: it is no folder, nothing can be written there, or what lies there is not ours
+            to update.
     """
     beside = request.checkpoint if request.checkpoint.is_dir() else request.checkpoint.parent
     out = request.out or beside
@@ -213,7 +226,26 @@ def output_folder(request: Request) -> Path:
         run_sections(out)
         if (out / REPORT_NAME).exists():
             read_sections(out / REPORT_NAME)
+    try_to_write(out)
     return out
+
+
+def try_to_write(folder: Path) -> None:
+    """Raise ValueError where files cannot be written; leave nothing behind."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix="trial-") as trial:
+            trial.write(b"trial")
+    except OSError as error:
+        raise ValueError(
+            f"cannot write into {folder} ({error.strerror}); give --out with a folder in which "
+            "files can be written"
+        ) from error
+    finally:
+        for one in missing:  # the innermost first
+            with suppress(OSError):  # never made, or somebody else uses it by now
+                one.rmdir()
 
 
 def show(result: EvaluationResult) -> None:

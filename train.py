@@ -6,8 +6,9 @@ same --out resumes at the last checkpoint; the loader has no state but the numbe
 
 from __future__ import annotations
 
+import json
 import sys
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from model.relicv2 import ReLICv2
 from model.step import backward
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import training_views
-from pipeline.loader.decode import TooManyBadSamples
+from pipeline.loader.decode import TooManyBadSamples, bad_lines
 from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings, to_dict
@@ -39,7 +40,7 @@ from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
-from training.runlog import RunLog, write_description
+from training.runlog import RunLog, SilentLog, last_values, write_description
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +55,7 @@ from training.runlog import RunLog, write_description
     help=f"{', '.join(PRESETS)}, or a .toml file.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change a setting.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def main(
     data: Path,
     out: Path,
@@ -61,20 +63,23 @@ def main(
     processes: int,
     preset: str,
     settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Pretrain a ResNet without labels by ReLICv2."""
     try:
         config = apply_settings(load_preset(preset), settings)
         device_type, size = plan_world(gpus=gpus, processes=processes)
         plan = Plan.of(config, open_shards(data), out)
+        arguments = (config, data, out)
         if under_torchrun():
-            sys.exit(run_in_place(run, device_type=device_type, arguments=(config, data, out)))
+            sys.exit(run_in_place(run, device_type=device_type, arguments=arguments))
         plan.check_world(config, size)
-        sys.exit(
-            run_processes(run, device_type=device_type, size=size, arguments=(config, data, out))
-        )
+        status = run_processes(run, device_type=device_type, size=size, arguments=arguments)
     except ValueError as error:
         raise Refused(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
+    sys.exit(status)
 
 
 class Refused(click.ClickException):
@@ -90,6 +95,10 @@ def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     except (Diverged, TooManyBadSamples) as error:
         click.echo(f"Error: {error}", err=True)
         return 1
+    except (ValueError, OSError) as error:
+        if world.is_main or isinstance(error, OSError):  # wrong input is wrong on every rank
+            click.echo(f"Error: {error}", err=True)
+        return 2
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -114,7 +123,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     )
     with ExitStack() as stack:
         stack.enter_context(loader)
-        log = stack.enter_context(open_log(out, config, shards, plan, step, world))
+        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
+        stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world)
         meter = Meter(loader, world)
         for batch in loader:
@@ -123,24 +133,23 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             last = step == plan.end_step
             signal = stop.agreed(step)
             saving = step % config.checkpoint_every == 0 or last or bool(signal)
-            if log and (step % config.log_every == 0 or saving):  # a loss is seen before it is kept
+            if step % config.log_every == 0 or saving:
+                # A loss is seen before its weights are kept.
                 log.write(step, **meter.read(terms, config, plan, step))
-            elif log:
-                log.advance(step)
+            log.advance(step)
             if saving:
                 save(out, step, model, optimizer, config, world)
-            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and log:
+            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
                 log.write(step, **monitor.measure(model.online.encoder))
                 meter.restart()  # the measurement is no part of the training's speed
             if signal:
-                if log:
-                    log.say(f"stopped by signal {signal}; step {step} is saved, run again to go on")
+                log.say(f"stopped by signal {signal}; step {step} is saved, run again to go on")
                 barrier()
                 return 128 + signal
-        if log:
+        if world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
-            for line in loader.bad_samples:
-                log.say(line)
+        for line in bad_lines(meter.bad_samples):
+            log.say(f"replaced: {line}")
         barrier()
     return 0
 
@@ -230,16 +239,21 @@ def save(
     """Write a checkpoint, from rank 0; the others go on."""
     if not world.is_main:
         return
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise Diverged(
+            f"weights are not finite after step {step}; the last checkpoint is kept. Lower "
+            "optimizer.base_learning_rate, and start again"
+        )
     state = checkpoint.capture(model, optimizer, step=step, config=to_dict(config))
     checkpoint.save(out, step, state, keep=config.keep_checkpoints)
 
 
 def open_log(
     out: Path, config: TrainConfig, shards: Shards, plan: Plan, step: int, world: World
-) -> AbstractContextManager[RunLog | None]:
-    """Describe the run and open its log, on rank 0; None elsewhere."""
+) -> RunLog | SilentLog:
+    """Describe the run and open its log, on rank 0; other ranks say nothing."""
     if not world.is_main:
-        return nullcontext()
+        return SilentLog()
     out.mkdir(parents=True, exist_ok=True)
     write_description(out, config, shards.manifest, world)
     log = RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)

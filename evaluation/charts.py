@@ -15,6 +15,7 @@ from itertools import pairwise
 
 WIDTH, HEIGHT = 360, 220  # drawn at about this size on every screen, so text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 188
+SMALLEST, LARGEST = 1e-300, 1e300  # that are drawn: spans and steps of both are floats, too
 MAX_POINTS = 240  # of a curve; more are averaged in buckets, with their range as a band
 
 
@@ -77,7 +78,9 @@ def chart_html(chart: Chart) -> str:
 
 
 def format_value(value: float) -> str:
-    """Return a value in four significant digits, as a reader would write it."""
+    """Return a value in four significant digits, as a reader would write it; or nan, inf, -inf."""
+    if not math.isfinite(value):
+        return f"{value}"
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -103,13 +106,19 @@ def _thin(series: Series) -> _Curve:
     buckets = min(count, MAX_POINTS)
     edges = [round(i * count / buckets) for i in range(buckets + 1)]
     spans = [slice(a, b) for a, b in pairwise(edges)]
+    y = [_drawable(value) for value in series.y]
     return _Curve(
         name=series.name,
         x=[_mean(series.x[span]) for span in spans],
-        y=[_mean(series.y[span]) for span in spans],
-        low=[min(series.y[span]) for span in spans],
-        high=[max(series.y[span]) for span in spans],
+        y=[_mean(y[span]) for span in spans],
+        low=[min(y[span]) for span in spans],
+        high=[max(y[span]) for span in spans],
     )
+
+
+def _drawable(value: float) -> float:
+    """Return what is drawn of a value: 0 if it is tiny, at most LARGEST."""
+    return 0.0 if abs(value) < SMALLEST else max(-LARGEST, min(value, LARGEST))
 
 
 def _mean(values: Sequence[float]) -> float:

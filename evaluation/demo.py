@@ -52,13 +52,17 @@ def main(out: Path, seed: int, shard_format: str, as_json: bool) -> None:
 
 
 def _make_room(out: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
-    for name in ("train", "val", "run", "untrained", "report.html"):
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what an earlier demo left; refuse a folder that holds anything else."""
+    marks = {"train": "manifest.json", "val": "manifest.json", "run": "config.json"}
+    marks |= {"untrained": "evaluation-knn-untrained.json"}
+    for path in sorted(out.iterdir()) if out.is_dir() else []:
+        ours = path.name in marks and (path / marks[path.name]).is_file()
+        if not ours and path.name not in ("report.html", *(f"{name}.partial" for name in marks)):
+            raise click.UsageError(f"{path} is not of a demo; give an empty folder as --out")
+    for name in (*marks, *(f"{name}.partial" for name in marks)):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+    (out / "report.html").unlink(missing_ok=True)
 
 
 def _command(script: str, *arguments: object) -> None:

@@ -10,6 +10,7 @@ Shapes: N bank samples, Q queries, R queries of a chunk, D feature dimensions, C
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ class KnnConfig:
     def __post_init__(self) -> None:
         if min((self.k, *self.more_k)) < 1:
             raise ValueError(f"k must be at least 1, got {self.k} and {self.more_k}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not 0 < self.temperature < inf:
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
 
     def usable_k(self, num_neighbours: int) -> tuple[int, ...]:
         """Return every k that a bank of this size allows, ascending.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, inf, pi
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from evaluation.accuracy import Accuracy, accuracy_of_scores
 from evaluation.features import Progress, encode, frozen
+from evaluation.splits import check_seed
 from pipeline.batch import MultiCropBatch
 
 
@@ -46,14 +47,18 @@ class LinearConfig:
     seed: int = 0  # of the initial weights, the crops and the held-out split
 
     def __post_init__(self) -> None:
-        if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise ValueError(f"learning rates must be positive, got {self.learning_rates}")
+        if not self.learning_rates or not all(0 < rate < inf for rate in self.learning_rates):
+            raise ValueError(
+                f"learning rates must be positive and finite, got {self.learning_rates}"
+            )
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError(f"learning rates must differ, got {self.learning_rates}")
         if not 0 <= self.momentum < 1 or (self.nesterov and self.momentum == 0):
             raise ValueError(f"momentum must lie in (0, 1), got {self.momentum}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not 0 <= self.weight_decay < inf:
+            raise ValueError(
+                f"weight_decay must be finite and not negative, got {self.weight_decay}"
+            )
         if min(self.batch_size, self.epochs) < 1:
             raise ValueError(
                 f"batch_size and epochs must be at least 1, got {self.batch_size}, {self.epochs}"
@@ -63,6 +68,7 @@ class LinearConfig:
                 "the held-out split needs a share between 0 and 1 and a limit of at least 1, got "
                 f"{self.held_out_share} and {self.held_out_limit}"
             )
+        check_seed(self.seed)
 
     @property
     def sweeps(self) -> bool:

@@ -82,10 +82,15 @@ def update_report(path: Path, sections: Sequence[Section], *, title: str = "ReLI
 def _parse(path: Path) -> tuple[dict[str, str], list[Section]]:
     page = path.read_text(encoding="utf-8", errors="replace")
     titles = _TITLES.search(page)
-    if titles is None:
-        raise ValueError(f"{path} is not a report that this program wrote; move it away first")
-    sections = [Section(body=body, **json.loads(head)) for head, body in _SECTION.findall(page)]
-    return json.loads(titles.group(1)), sections
+    try:
+        if titles is None:
+            raise ValueError("no title")
+        sections = [Section(body=body, **json.loads(head)) for head, body in _SECTION.findall(page)]
+        return json.loads(titles.group(1)), sections
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a report that this program wrote ({error}); move it away first"
+        ) from error
 
 
 def _page(sections: Sequence[Section], *, title: str, subtitle: str) -> str:

@@ -30,6 +30,7 @@ from evaluation.results import (
 from evaluation.sections import (
     Tile,
     curves_section,
+    finite_points,
     speed_tiles,
     summary_section,
     throughput_section,
@@ -107,7 +108,7 @@ def run_sections(run: Path, *, results: Sequence[EvaluationResult] | None = None
     """
     results = in_order(read_results(run) if results is None else results)
     metrics_file = run / "metrics.jsonl"
-    metrics = read_metrics(metrics_file) if metrics_file.is_file() else []
+    metrics, left_out = _read_lines(metrics_file) if metrics_file.is_file() else ([], 0)
     description = _description(run)
     sections = []
     if description is not None:
@@ -116,29 +117,38 @@ def run_sections(run: Path, *, results: Sequence[EvaluationResult] | None = None
     if results:
         sections.append(evaluation_section(results))
     if metrics:
-        sections += [curves_section(metrics), throughput_section(metrics)]
+        sections += [curves_section(metrics, left_out=left_out), throughput_section(metrics)]
     return sections
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of `metrics.jsonl` by step, lines of one step merged, the last one winning.
 
-    A run that was killed may have repeated steps and have left half of a last line: that line is
-    left out.
-
-    Raises:
-        ValueError: another line is not a JSON object with a step.
+    A run that was killed may have repeated steps and have left half of a line. What is no JSON
+    object with a step is left out: a blemish of the log must not cost an evaluation its report.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    return _read_lines(path)[0]
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return (`read_metrics`, how many lines are left out)."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.split("\n") if line.strip()]
+    entries = [entry for line in lines if (entry := _entry(line)) is not None]
     by_step: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            by_step[entry["step"]] = {**by_step.get(entry["step"], {}), **entry}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number < len(lines):
-                raise ValueError(f"{path}: line {number} is no line of metrics") from error
-    return [by_step[step] for step in sorted(by_step)]
+    for entry in entries:
+        by_step[entry["step"]] = {**by_step.get(entry["step"], {}), **entry}
+    return [by_step[step] for step in sorted(by_step)], len(lines) - len(entries)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """Return the metrics of a line, or None where it holds none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = entry.get("step") if isinstance(entry, dict) else None
+    return entry if type(step) is int and 0 <= step < 2**53 else None
 
 
 def _description(run: Path) -> dict[str, Any] | None:
@@ -212,11 +222,11 @@ def _accuracy_tiles(results: Sequence[EvaluationResult]) -> list[Tile]:
 
 
 def _last_tiles(metrics: Sequence[Mapping[str, Any]]) -> list[Tile]:
-    losses = [line for line in metrics if "loss" in line]
+    losses = finite_points(metrics, "loss")
     if not losses:
         return []
-    last = losses[-1]
-    return [Tile(name="Loss", value=f"{last['loss']:.3f}", aside=f"at step {last['step']:,}")]
+    step, loss = losses[-1]
+    return [Tile(name="Loss", value=f"{loss:.3f}", aside=f"at step {step:,.0f}")]
 
 
 def _recipe(values: Mapping[str, Any]) -> MultiCropRecipe:

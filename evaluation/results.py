@@ -104,11 +104,44 @@ def result_from_dict(values: Mapping[str, Any]) -> EvaluationResult:
         raise ValueError(f"no result of an evaluation ({error})") from error
     if result.protocol not in PROTOCOLS:
         raise ValueError(f"a result of an unknown protocol {result.protocol!r}")
+    wrong = [name for name, right in _shown(result).items() if not right]
+    if wrong:
+        raise ValueError(f"no result of an evaluation (what is {', '.join(wrong)}?)")
     return result
+
+
+def _shown(result: EvaluationResult) -> dict[str, bool]:
+    """Return for each part that tables and reports show whether they can."""
+
+    def numbers(row: object) -> bool:
+        return isinstance(row, dict) and all(isinstance(v, int | float) for v in row.values())
+
+    sides = [result.train] if result.test is None else [result.train, result.test]
+    table, notes = result.table, result.notes
+    return {
+        "step": isinstance(result.step, int | None),
+        "view_size": isinstance(result.view_size, int),
+        "train or test": all(
+            isinstance(side, DataSummary)
+            and isinstance(side.samples, int)
+            and isinstance(side.classes, int)
+            for side in sides
+        ),
+        "chance, top1, top5 or seconds": all(
+            isinstance(n, int | float)
+            for n in (result.chance, result.top1, result.top5, result.seconds)
+        ),
+        "chosen": numbers(result.chosen),
+        "table": isinstance(table, list | tuple)
+        and all(numbers(row) and row.keys() == table[0].keys() for row in table),
+        "notes": isinstance(notes, list | tuple) and all(isinstance(one, str) for one in notes),
+    }
 
 
 def _read(path: Path) -> EvaluationResult:
     try:
         return result_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; remove it") from error
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: {error}; move it away or remove it, and evaluate once more"
+        ) from error

@@ -2,7 +2,8 @@
 
 Metrics are the lines of a run's `metrics.jsonl`: one mapping a line with `step` and any numbers; a
 number that is rare (knn_top1) is drawn where it occurs. `knn_top1` is in percent; `wait_share`,
-`queue_occupancy` and `accuracy` are shares, 0..1, and drawn as percent.
+`queue_occupancy` and `accuracy` are shares, 0..1, and drawn as percent. Times, speeds and shares
+are of the steps since the line before.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ _THROUGHPUT = (
     ),
     _Plot(
         title="Views ready ahead",
-        unit="% of the queue",
+        unit="% of the queue, mean",
         keys={"queue_occupancy": "filled"},
         factor=100,
     ),
@@ -119,8 +120,12 @@ def summary_section(
     )
 
 
-def curves_section(metrics: Metrics) -> Section:
-    """Draw loss, accuracy, rates and every number that has no other place over the steps."""
+def curves_section(metrics: Metrics, *, left_out: int = 0) -> Section:
+    """Draw loss, accuracy, rates and every number that has no other place over the steps.
+
+    Args:
+        left_out: lines of the log that could not be read, which is told.
+    """
     placed = {key for plot in (*_CURVES, *_THROUGHPUT) for key in plot.keys}
     others = sorted({key for line in metrics for key in line} - placed - _NOT_DRAWN)
     plots = [
@@ -134,7 +139,8 @@ def curves_section(metrics: Metrics) -> Section:
         key="curves",
         title="Training",
         lead="One point for each line of the log; in long runs the mean of neighbouring lines, "
-        "with their range as a band.",
+        "with their range as a band."
+        + (f" Lines that could not be read and are left out: {left_out:,}." if left_out else ""),
         body=_charts(metrics, plots),
     )
 
@@ -152,8 +158,8 @@ def throughput_section(metrics: Metrics) -> Section:
 
 def speed_tiles(metrics: Metrics) -> list[Tile]:
     """Return the median speed and the mean share of time without a batch, where recorded."""
-    rates = [y for _, y in _points(metrics, "images_per_second")]
-    waits = [y for _, y in _points(metrics, "wait_share")]
+    rates = [y for _, y in finite_points(metrics, "images_per_second")]
+    waits = [y for _, y in finite_points(metrics, "wait_share")]
     tiles = []
     if rates:
         speed = f"{median(rates):,.{0 if median(rates) >= 100 else 1}f}"
@@ -171,13 +177,18 @@ def _facts_html(values: Mapping[str, object]) -> str:
     return f"<dl>{rows}</dl>"
 
 
-def _points(metrics: Metrics, key: str) -> list[tuple[float, float]]:
+def finite_points(metrics: Metrics, key: str) -> list[tuple[float, float]]:
     """Return (step, value) wherever the value is a finite number."""
-    return [
-        (float(line["step"]), float(line[key]))
-        for line in metrics
-        if isinstance(line.get(key), int | float) and math.isfinite(line[key])
-    ]
+    pairs = [(float(line["step"]), _number(line.get(key))) for line in metrics]
+    return [(step, value) for step, value in pairs if math.isfinite(value)]
+
+
+def _number(value: object) -> float:
+    """Return a value as a float, nan if it is none."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan
 
 
 def _charts(metrics: Metrics, plots: Sequence[_Plot]) -> str:
@@ -192,7 +203,7 @@ def _chart(metrics: Metrics, plot: _Plot) -> str:
     series = [
         Series(name=name, x=[x for x, _ in points], y=[y * plot.factor for _, y in points])
         for key, name in plot.keys.items()
-        if (points := _points(metrics, key))
+        if (points := finite_points(metrics, key))
     ]
     if not series or (plot.unless_zero and not any(y for one in series for y in one.y)):
         return ""

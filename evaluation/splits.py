@@ -8,6 +8,12 @@ from pipeline.batch import Ids
 from pipeline.rng import Stream, random_words
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless a seed fits the word that it has in the random numbers."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must lie in 0..2**32-1, got {seed}")
+
+
 def held_out_size(num_samples: int, *, share: float, limit: int) -> int:
     """Return how many of `num_samples` are held out: a share of them, at most `limit`, at least 1.
 
@@ -33,7 +39,7 @@ def split_held_out(sample_ids: Ids, *, size: int, seed: int) -> tuple[Ids, Ids]:
     """
     words = random_words(
         seed=seed,
-        stream=Stream.EVALUATION,
+        stream=Stream.HELD_OUT,
         epoch=0,
         sample_ids=sample_ids,
         num_views=1,

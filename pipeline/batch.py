@@ -66,8 +66,8 @@ class DecodedBatch:
 class MultiCropBatch:
     """Augmented, normalised views of one local batch."""
 
-    large: Tensor  # float32 [L, B, 3, H, W], channels last in memory
-    small: Tensor  # float32 [S, B, 3, h, w], channels last in memory
+    large: Tensor  # float32 [L, B, 3, H, W]
+    small: Tensor  # float32 [S, B, 3, h, w]
     labels: Tensor  # int64 [B]
     sample_ids: Ids  # [B]
     epoch: int

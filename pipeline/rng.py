@@ -35,6 +35,7 @@ class Stream(IntEnum):
     ORDER = 1
     NEGATIVES = 2
     EVALUATION = 3
+    HELD_OUT = 4
 
 
 def philox(counter: Sequence[Words], key: tuple[int, int]) -> tuple[Words, ...]:

@@ -20,8 +20,14 @@ class LoaderStats:
     images: int
     busy: dict[str, float]
     waiting: dict[str, float]
-    occupancy: float  # mean share of full places in the last queue when the consumer asks, 0..1
+    places_asked: int  # places of the last queue, added up over the times the consumer asked
+    places_filled: int  # of these, how many held a batch
     bad_samples: int
+
+    @property
+    def occupancy(self) -> float:
+        """Mean share of full places in the last queue when the consumer asks, 0..1."""
+        return self.places_filled / max(self.places_asked, 1)
 
     @property
     def wait_seconds(self) -> float:

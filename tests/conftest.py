@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.journey import TINY, command
+
 # the same examples in every run, and none failed by a busy machine; new ones are drawn with
 # --hypothesis-profile=default
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -100,3 +102,14 @@ def real_data(
                 archive.extractall(folder)
     yield folder
     shutil.rmtree(folder)  # 155 MB, which pytest would keep for three sessions
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `shards` of 24 demo pictures and `tiny.toml`, a preset for them."""
+    folder = tmp_path_factory.mktemp("journey")
+    words = ["--source", "demo", "--limit", 24, "--out", folder / "shards"]
+    made = command("convert_dataset.py", *words)
+    assert made.returncode == 0, made.stderr
+    (folder / "tiny.toml").write_text(TINY)
+    return folder

@@ -1,42 +1,21 @@
 """convert_dataset.py as a user runs it: what it makes, what it says, and what it refuses."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from convert_dataset import main, parse_max_bad
+from convert_dataset import parse_max_bad
 from pipeline.saliency.codec import decode_mask, encode_mask
 from pipeline.shards import open_shards
+from tests.convert_support import refusal, run
 from tests.pipeline.sources.support import encoded, jpeg, tar_of, write_files
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(*arguments, status=0):
-    """Run in this process, without workers; return (standard output, standard error)."""
-    result = CliRunner().invoke(main, [*map(str, arguments), "--workers", "0"])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.stdout, result.stderr
-
-
-def refusal(*arguments):
-    """The one line with which it refuses."""
-    out, err = run(*arguments, status=2)
-    assert out == ""
-    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
-    assert err.splitlines()[-1:] == lines
-    return lines[0]
 
 
 @pytest.fixture
@@ -169,6 +148,8 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
     (pictures / "file").write_bytes(b"")
     write_files(pictures / "other masks", {"z.png": b""})
     write_files(pictures / "broken", {"a.jpg": b"", "b.jpg": b"x"})
+    write_files(pictures / "circle", {"a.jpg": jpeg()})
+    (pictures / "circle" / "x").symlink_to("x")
     before = sorted(pictures.rglob("*"))
     cases = {
         "no such folder or file": ["--source", pictures / "nothing", "--out", out],
@@ -180,6 +161,7 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
         "no such folder of masks": ["--source", images, "--masks", pictures / "no", "--out", out],
         "exists and is not empty": ["--source", images, "--out", pictures / "masks"],
         "choose ffcv or dali": ["--source", images, "--format", "zip", "--out", out],
+        "Too many levels of symbolic links": ["--source", pictures / "circle", "--out", out],
         "give a number": ["--source", images, "--out", out, "--max-bad", "many"],
         "Not a directory": ["--source", images, "--out", pictures / "file" / "out"],
         "none of 2 pictures can be decoded; a.jpg": [
@@ -201,6 +183,52 @@ def test_an_empty_folder_may_be_filled(pictures):
     assert len(open_shards(pictures / "out")) == 6
 
 
+def test_a_link_to_an_empty_folder_may_be_filled(pictures):
+    real = pictures / "disk" / "real"
+    real.mkdir(parents=True)
+    (pictures / "out").symlink_to(real, target_is_directory=True)
+    run("--source", pictures / "images", "--out", pictures / "out", "--max-bad", "1")
+    assert len(open_shards(real)) == 6
+    assert (pictures / "out").is_symlink()
+    assert [path.name for path in real.parent.iterdir()] == ["real"]
+
+
+def test_a_mount_point_is_refused_before_any_work(pictures, monkeypatch):
+    out = pictures / "mounted"
+    out.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == out)
+    line = refusal("--source", pictures / "nothing", "--out", out)
+    assert (
+        f"mount point, which cannot be replaced; give a folder inside it, such as --out {out}/"
+        in line
+    )
+    run("--source", pictures / "images", "--out", out / "shards", "--max-bad", "1")
+    assert len(open_shards(out / "shards")) == 6
+
+
+def test_masks_among_the_pictures_are_no_pictures(pictures):
+    write_files(
+        pictures / "images",
+        {f"{p.parent.name}/{p.name}": p.read_bytes() for p in (pictures / "masks").rglob("*.png")},
+    )
+    arguments = ("--source", pictures / "images", "--masks", pictures / "images", "--json")
+    printed, progress = run(*arguments, "--out", pictures / "out", "--max-bad", "1")
+    summary = json.loads(printed.splitlines()[-1])
+    assert summary["num_samples"] == 6
+    assert summary["masks"]["num_masks"] == 3
+    assert "3 masks of other pictures left out" in progress
+
+
+def test_a_class_without_a_usable_picture_keeps_its_label(pictures):
+    write_files(pictures / "images", {"cat/0.jpg": b"bad", "cat/1.jpg": b""})
+    out = pictures / "out"
+    run("--source", pictures / "images", "--out", out, "--format", "dali", status=1)
+    shards = open_shards(out)
+    assert shards.manifest.label_names == ("ant", "bee", "cat")
+    assert shards.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [note.key for note in shards.manifest.skipped] == ["bee/9.jpg", "cat/0.jpg", "cat/1.jpg"]
+
+
 def test_a_folder_in_the_way_that_is_not_ours_is_left_alone(pictures):
     write_files(pictures / "out.partial", {"precious": b"data"})
     line = refusal("--source", pictures / "images", "--out", pictures / "out")
@@ -219,74 +247,6 @@ def test_max_bad_is_a_number_or_a_share(text, total, allowed):
 def test_other_values_of_max_bad_are_refused(text):
     with pytest.raises(ValueError, match="give a number of pictures"):
         parse_max_bad(text)
-
-
-def start(out):
-    """Start a long conversion and wait until it is writing."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, ROOT / "convert_dataset.py", "--source", "demo", "--limit", "100000"),
-            *("--format", "dali", "--out", out, "--workers", "1"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    tar = out.with_name(f"{out.name}.partial") / "shard-000000.tar"
-    deadline = time.monotonic() + 60
-    while not (tar.exists() and tar.stat().st_size > 100_000):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process
-
-
-def test_a_killed_conversion_leaves_no_shards_and_can_be_started_again(tmp_path):
-    out = tmp_path / "out"
-    process = start(out)
-    line = refusal("--source", "demo", "--limit", "5", "--out", out, "--format", "dali")
-    assert "being written by another conversion" in line
-    process.kill()
-    process.communicate(timeout=30)
-    assert not out.exists()
-    assert (tmp_path / "out.partial").exists()
-    with pytest.raises(ValueError, match="no manifest"):
-        open_shards(tmp_path / "out.partial")
-    _, err = run("--source", "demo", "--limit", "5", "--out", out, "--format", "dali")
-    assert "left by an interrupted run" in err
-    assert len(open_shards(out)) == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_conversion_leaves_nothing(tmp_path, kind):
-    process = start(tmp_path / "out")
-    os.killpg(process.pid, kind) if kind == signal.SIGINT else process.send_signal(kind)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "Traceback" not in output
-    assert "Aborted" in output
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300000, 300000))"
-    script = f"{limit}; import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import sys"
-    script += f"; sys.path.insert(0, {str(ROOT)!r}); import convert_dataset; convert_dataset.main()"
-    for format in ("ffcv", "dali"):
-        process = subprocess.run(
-            [
-                *(sys.executable, "-c", script, "--source", "demo", "--limit", "200"),
-                *("--format", format, "--out", tmp_path / "out", "--workers", "0"),
-            ],
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 2, process.stderr
-        assert process.stderr.splitlines()[-1].startswith("Error: ")
-        assert "Traceback" not in process.stderr
-        assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_lines_have_rate_and_time_left(tmp_path, monkeypatch):

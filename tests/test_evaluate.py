@@ -233,6 +233,9 @@ def test_the_whole_report_of_a_run_has_sheets_of_views_and_masks(
         ({"--size": "0"}, "must be positive, got 0"),
         ({"--set": "colour=3"}, "unknown setting 'colour'"),
         ({"--out": "foreign.pt"}, "is a file; give a folder"),
+        ({"--out": "foreign.pt/deep/er"}, "foreign.pt/deep/er (Not a directory); give --out"),
+        ({"--out": "new/deep", "--k": "100"}, "k=100 neighbours need"),
+        ({"--out": "old"}, "evaluation-knn.json: no result of an evaluation"),
         ({"--out": "foreign"}, "not a report that this program wrote"),
     ],
 )
@@ -247,6 +250,8 @@ def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "report.html").write_text("mine")
     (tmp_path / "foreign.pt").write_text("text")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "evaluation-knn.json").write_text('{"protocol": "knn"}')
     whole = (run / "checkpoint-00000012.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
@@ -260,6 +265,58 @@ def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(
         options += [name, places.get(value, tmp_path / value) if is_path else value]
     assert message in refused(evaluate("knn", *options))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=-1", "-1"),
+        ("seed=4294967296", "seed must lie in 0..2**32-1, got 4294967296"),
+        ("learning_rates=nan", "nan"),
+        ("learning_rates=0.3,inf", "inf"),
+        ("learning_rates=0.3,0", "learning rates must be positive and finite, got (0.3, 0.0)"),
+    ],
+)
+def test_impossible_settings_of_the_released_protocol_are_refused_at_once(
+    run: Path, shards: dict[str, Path], setting: str, message: str
+) -> None:
+    before = sorted(run.rglob("*"))
+    sides = ("--checkpoint", run, "--train", shards["train"], "--test", shards["test"])
+    told = refused(evaluate("linear", *sides, "--protocol", "released", "--set", setting))
+    assert message in told
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_features_are_computed(
+    run: Path, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("computed first")
+
+    monkeypatch.setattr("evaluate.NamedTemporaryFile", full)
+    monkeypatch.setattr("evaluate.evaluate_knn", never)
+    out = tmp_path / "new" / "deep"
+    told = refused(
+        evaluate("knn", "--checkpoint", run, "--train", shards["train"], "--out", out, "--k", 5)
+    )
+    assert f"cannot write into {out} (No space left on device); give --out" in told
+    assert not out.parent.exists()
+
+
+def test_nothing_is_kept_that_no_report_can_show(
+    run: Path, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ValueError("cannot be drawn")
+
+    monkeypatch.setattr("evaluation.report.evaluation_section", broken)
+    before = sorted(run.rglob("*"))
+    arguments = ("knn", "--checkpoint", run, "--train", shards["train"], "--k", 5)
+    assert "cannot be drawn" in refused(evaluate(*arguments))
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(

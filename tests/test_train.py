@@ -1,82 +1,19 @@
 """The journey: shards -> train -> kill -> resume, as a user runs it, in processes of its own."""
 
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from pipeline.shards import open_shards
-from train import main
-
-ROOT = Path(__file__).resolve().parents[1]
-TINY = """
-base = "demo"
-epochs = 4
-global_batch_size = 8
-log_every = 1
-checkpoint_every = 2
-monitor_every = 0
-[recipe]
-num_large = 2
-num_small = 1
-large_size = 32
-small_size = 16
-[model]
-hidden_size = 16
-embedding_size = 8
-[model.encoder]
-width = 0.125
-[loss]
-num_negatives = 3
-[optimizer]
-warmup_epochs = 1
-[loader]
-threads = 1
-"""
-
-
-def command(script, *arguments, env=None):
-    return subprocess.run(
-        [sys.executable, script, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | (env or {}),
-    )
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with shards of 24 demo pictures and a tiny preset."""
-    folder = tmp_path_factory.mktemp("journey")
-    made = command(
-        "convert_dataset.py", "--source", "demo", "--limit", 24, "--out", folder / "shards"
-    )
-    assert made.returncode == 0, made.stderr
-    (folder / "tiny.toml").write_text(TINY)
-    return folder
-
-
-def train_arguments(home, out, *settings, **options):
-    words = ["train.py", "--data", home / "shards", "--out", out, "--preset", home / "tiny.toml"]
-    for name, value in options.items():
-        words += [f"--{name}", value]
-    for setting in settings:
-        words += ["--set", setting]
-    return words
-
-
-def train(home, out, *settings, **options):
-    return command(*train_arguments(home, out, *settings, **options))
+from tests.journey import ROOT, command, train, train_arguments
 
 
 def weights(out, step):
@@ -154,7 +91,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(home, whole_run):
     assert metrics(other)[-1]["loss"] != metrics(whole_run[0])[-1]["loss"]
 
 
-def test_threads_and_executors_of_feeding_do_not_change_the_run(home, whole_run):
+def test_threads_and_prefetch_do_not_change_the_run(home, whole_run):
     out = home / "threads"
     assert train(home, out, "max_steps=8", "loader.threads=3", "loader.prefetch=5").returncode == 0
     assert_same_weights(weights(out, 8), weights(whole_run[0], 8))
@@ -206,25 +143,64 @@ def test_sigterm_saves_and_leaves(home, processes):
     assert metrics(out)[-1]["step"] == step
 
 
-def test_two_processes_train_like_one_with_global_negatives(home, whole_run):
+def test_two_processes_train_like_one_with_global_negatives(home):
     one, two = home / "one", home / "two"
-    settings = ("max_steps=3", "loss.negatives=global", "optimizer.warmup_epochs=0")
+    # LARS, not Adam: its update is smooth in the gradient, also where that is near zero.
+    settings = (
+        *("max_steps=3", "loss.negatives=global", "optimizer.warmup_epochs=0"),
+        *("optimizer.name=lars", "optimizer.base_learning_rate=10"),
+    )
+    start = home / "start"
+    assert train(home, start, *settings[1:], "max_steps=1").returncode == 0
     assert train(home, one, *settings).returncode == 0
     done = train(home, two, *settings, gpus=0, processes=2)
     assert done.returncode == 0, done.stderr
-    alone, together = weights(one, 3), weights(two, 3)
+    losses = [[record["loss"] for record in metrics(out)] for out in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    first, alone, together = weights(start, 1), weights(one, 3), weights(two, 3)
     assert alone.keys() == together.keys()
-    # Same samples, views, negatives and batch statistics; sums are rounded in another order, and
-    # Adam turns the rounding of a gradient near zero into a step of the learning rate.
-    first_losses = [metrics(out)[0]["contrastive"] for out in (one, two)]
-    assert first_losses[0] != 0
-    differences = [
-        (alone[name].float() - together[name].float()).abs().mean()
-        / (alone[name].float().abs().mean() + 1e-6)
-        for name in alone
-        if "online" in name and "weight" in name
-    ]
-    assert max(differences) < 0.02
+    online = [name for name in alone if "model/online" in name and name.endswith("weight")]
+    assert len(online) > 20
+    for name in online:  # the same samples, views, negatives, batch statistics: the same updates
+        moved, difference = alone[name] - first[name], alone[name] - together[name]
+        assert difference.norm() <= 0.01 * moved.norm() + 1e-6, name
+
+
+@pytest.fixture(scope="module")
+def damaged(home):
+    """The shards with two pictures overwritten after the conversion."""
+    folder = home / "damaged"
+    shutil.copytree(home / "shards", folder / "shards")
+    shutil.copy(home / "tiny.toml", folder)
+    whole = open_shards(home / "shards")
+    content = bytearray((folder / "shards" / "data.beton").read_bytes())
+    for jpeg in whole.read(np.array([4, 17])).jpegs:
+        start = content.index(jpeg)
+        content[start + 20 : start + len(jpeg)] = bytes(len(jpeg) - 20)
+    (folder / "shards" / "data.beton").write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_samples_of_every_rank_are_named_and_counted(damaged, tmp_path, processes):
+    options = {"gpus": 0, "processes": processes}
+    done = train(damaged, tmp_path / "run", "max_steps=3", **options)
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "run")[-1]["bad_samples"] == 2
+    named = re.findall(r"replaced: sample (\d+) \((.+?\.jpg): its JPEG", done.stdout)
+    assert [int(number) for number, _ in named] == [4, 17]
+    stopped = train(damaged, tmp_path / "strict", "loader.max_bad=1", **options)
+    assert stopped.returncode == 1
+    assert "more than loader.max_bad=1" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+
+
+def test_json_is_the_last_line(home):
+    done = command(*train_arguments(home, home / "json", "max_steps=2"), "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["status"] == 0
+    assert result["step"] == 2
+    assert result["loss"] == metrics(home / "json")[-1]["loss"]
 
 
 def test_torchrun_joins_in_place(home):
@@ -258,88 +234,6 @@ def weights_of_six(home):
     out = home / "unmonitored"
     assert train(home, out, "max_steps=6").returncode == 0
     return weights(out, 6)
-
-
-def in_process(*arguments):
-    """Run train.py's command here: what is refused is refused before any process starts."""
-    result = CliRunner().invoke(main, [*map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
-
-
-def assert_refused(done, *fragments):
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-    for fragment in fragments:
-        assert fragment in line
-
-
-@pytest.mark.parametrize(
-    ("settings", "options", "fragments"),
-    [
-        (["global_batch_size=25"], {}, ["24 samples do not fill one global batch of 25"]),
-        (["loss.heat=1"], {}, ["unknown setting 'loss.heat'", "temperature"]),
-        (["global_batch_size"], {}, ["--set takes path=value"]),
-        ([], {"gpus": 8}, ["--gpus 8, but this machine has"]),
-        ([], {"gpus": 0, "processes": 3}, ["cannot be divided among 3 processes"]),
-        ([], {"gpus": 0, "processes": 0}, ["--processes >= 1"]),
-        (["loss.num_negatives=8"], {}, ["num_negatives=8 needs a batch of at least 9"]),
-        (
-            ["loss.num_negatives=7"],
-            {"gpus": 0, "processes": 2},
-            ["num_negatives=7 needs a batch of at least 8, got 4", "loss.negatives=global"],
-        ),
-        (["loader.decoder=magic"], {}, ["unknown decoder 'magic'"]),
-        (["loader.executor=magic"], {}, ["unknown executor 'magic'"]),
-    ],
-)
-def test_wrong_wishes_end_at_once(home, tmp_path, settings, options, fragments):
-    if torch.cuda.device_count() >= 8 and "gpus" in options:
-        pytest.skip("this machine has 8 GPUs")
-    done = in_process(*train_arguments(home, tmp_path / "run", *settings, **options)[1:])
-    assert_refused(done, *fragments)
-    assert not (tmp_path / "run").exists()
-
-
-def test_missing_or_foreign_shards_end_at_once(home, tmp_path):
-    for data in (tmp_path / "nowhere", tmp_path):
-        done = in_process("--data", data, "--out", tmp_path / "run")
-        assert_refused(done, str(data))
-
-
-def test_a_cut_off_shard_ends_at_once(home, tmp_path):
-    shards = tmp_path / "cut"
-    shards.mkdir()
-    for path in (home / "shards").iterdir():
-        content = path.read_bytes()
-        keep = len(content) // 2 if path.suffix == ".beton" else len(content)
-        (shards / path.name).write_bytes(content[:keep])
-    done = in_process("--data", shards, "--out", tmp_path / "run")
-    assert_refused(done, "data.beton")
-
-
-def test_a_folder_of_something_else_is_left_alone(home, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    done = in_process(*train_arguments(home, tmp_path)[1:])
-    assert_refused(done, "is not a run directory; give another --out")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_run_is_not_resumed_with_other_settings_or_data(home, whole_run, tmp_path):
-    out, _ = whole_run
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert_refused(
-        in_process(*train_arguments(home, out, "seed=5")[1:]), "seed was 0, is 5", "another --out"
-    )
-    other = tmp_path / "other"
-    made = command("convert_dataset.py", "--source", "demo-val", "--limit", 24, "--out", other)
-    assert made.returncode == 0, made.stderr
-    words = train_arguments(home, out, "max_steps=8")[1:]
-    words[words.index("--data") + 1] = other
-    done = in_process(*words)
-    assert_refused(done, "was started on other shards")
-    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
 def test_a_finished_run_started_again_changes_nothing(home, whole_run):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,6 @@ FREE_TO_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
     "monitor_every",
-    "loader.executor",
     "loader.threads",
     "loader.prefetch",
     "loader.max_bad",
@@ -185,7 +185,7 @@ def _parsed(text: str, kind: Any, path: str) -> Any:
     if origin is tuple:
         parts = text.strip("()[]").split(",")
         inner = typing.get_args(kind)
-        if inner[-1] is not Ellipsis and len(parts) != len(inner):
+        if len(parts) != len(inner):
             raise ValueError(f"{path} takes {len(inner)} values separated by commas, got {text!r}")
         return tuple(_parsed(part.strip(), inner[0], path) for part in parts)
     if origin in (typing.Union, types.UnionType):
@@ -195,15 +195,18 @@ def _parsed(text: str, kind: Any, path: str) -> Any:
             raise ValueError(f"{path} takes true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise ValueError(f"{path} takes {_article(kind)}, got {text!r}") from None
+    return _finite(value, path)
 
 
 def _checked(value: Any, kind: Any, path: str) -> Any:
     """Return a JSON or TOML value as the field's type."""
     origin = typing.get_origin(kind)
     if origin is tuple and isinstance(value, (list, tuple)):
+        if len(value) != len(typing.get_args(kind)):
+            raise ValueError(f"{path} takes {len(typing.get_args(kind))} values, got {value!r}")
         return tuple(_checked(part, typing.get_args(kind)[0], path) for part in value)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _checked(value, typing.get_args(kind)[0], path)
@@ -211,6 +214,12 @@ def _checked(value: Any, kind: Any, path: str) -> Any:
         return float(value)
     if origin is not None or type(value) is not kind:
         raise ValueError(f"{path} takes {_article(kind)}, got {value!r}")
+    return _finite(value, path)
+
+
+def _finite(value: Any, path: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path} takes a finite number, got {value}")
     return value
 
 

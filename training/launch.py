@@ -6,6 +6,7 @@ already and this one joins in place.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -98,12 +99,17 @@ def run_processes(
         return _run(World(device=_device(device_type, 0)), main, arguments)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(_free_port())
+    # It would say that it ends the other processes, which is no news.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    forwarded = 0
     spawned = spawn(
         _spawned, (size, device_type, main, arguments), nprocs=size, join=False, daemon=False
     )
     assert spawned is not None
 
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal forwarded
+        forwarded = number
         for process in spawned.processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
@@ -117,7 +123,7 @@ def run_processes(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return 0
+    return 128 + forwarded if forwarded else 0
 
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -53,7 +53,10 @@ class KnnMonitor:
             sample_ids=self._ids,
         ) as views:
             features, labels = extract_features(encoder, views, self._world.device)
+        known = labels >= 0  # a bad sample may have been replaced by an unlabelled one
+        config = KnnConfig(k=20, more_k=())
+        device = self._world.device
         (result,) = leave_one_out_accuracy(
-            features, labels, config=KnnConfig(k=20, more_k=()), device=self._world.device
+            features[known], labels[known], config=config, device=device
         )
         return {"knn_top1": result.weighted.top1}

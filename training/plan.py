@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.loss import num_pairs
 from model.schedules import learning_rate, target_decay
 from pipeline.sampler import Sampler, check_negatives
 from pipeline.shards import Shards
@@ -28,6 +29,11 @@ class Plan:
         Raises:
             ValueError: the data are too few for a batch, or `out` cannot be this run's directory.
         """
+        if config.optimizer.warmup_epochs >= config.epochs:
+            raise ValueError(
+                f"epochs={config.epochs} end within the warm-up; set optimizer.warmup_epochs "
+                f"below {config.epochs}, it is {config.optimizer.warmup_epochs}"
+            )
         check_same_run(out, config, shards.manifest)
         sampler = Sampler(
             num_samples=len(shards),
@@ -64,3 +70,4 @@ class Plan:
             )
         candidates = batch if config.loss.negatives == "global" else batch // size
         check_negatives(max(config.loss.num_negatives, 1), candidates)
+        num_pairs(config.recipe.num_views, config.recipe.num_large, config.loss)

@@ -158,6 +158,6 @@ def load_preset(name: str) -> TrainConfig:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"cannot read preset {name}: {error}") from error
     base = values.pop("base", "imagenet-rn50")
-    if base not in PRESETS:
+    if not isinstance(base, str) or base not in PRESETS:
         raise ValueError(f"{name}: unknown base {base!r}; choose one of {', '.join(PRESETS)}")
     return merged(replace(PRESETS[base](), name=Path(name).stem), values)

@@ -10,6 +10,7 @@ OUT/encoder.pt           the encoder alone, at the end
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -70,6 +71,22 @@ class RunLog:
         self.close()
 
 
+class SilentLog:
+    """The log of a rank that has none to write."""
+
+    def write(self, step: int, **values: Any) -> None:
+        """Record nothing."""
+
+    def advance(self, step: int) -> None:
+        """Show nothing."""
+
+    def say(self, line: str) -> None:
+        """Print nothing."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 class ProgressLine:
     """Loss, speed, waiting, time left: a live bar on a terminal, else a line now and then."""
 
@@ -122,6 +139,16 @@ class ProgressLine:
         return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
+def last_values(out: Path) -> dict[str, Any]:
+    """Return the last value of each metric of a run; nothing where there is none."""
+    path = out / "metrics.jsonl"
+    values: dict[str, Any] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            values |= json.loads(line)
+    return values
+
+
 def write_description(out: Path, config: TrainConfig, manifest: Manifest, world: World) -> None:
     """Write config.json: what was run, on what, with which versions."""
     description = {
@@ -137,26 +164,28 @@ def write_description(out: Path, config: TrainConfig, manifest: Manifest, world:
         "platform": platform.platform(),
         "versions": installed_versions(),
     }
-    text = json.dumps(description, indent=2)
-    (out / "config.json").write_text(text + "\n", encoding="utf-8")
+    _write_atomically(out / "config.json", json.dumps(description, indent=2) + "\n")
 
 
 def check_same_run(out: Path, config: TrainConfig, manifest: Manifest) -> None:
     """Make sure that `out` is free, or holds a run of this configuration and these data.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: it holds something else, or cannot be written.
     """
     path = out / "config.json"
+    _check_writable(out)
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} exists and is not a run directory; give another --out")
+        return
+    if not any(out.glob("checkpoint-*.pt")):  # nothing to resume: the settings may be corrected
         return
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         changed = differences(from_dict(TrainConfig, description["config"]), config)
         same_data = description["data"]["index_sha256"] == manifest.index_sha256
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot read {path} ({error}); give another --out") from error
     if changed:
         raise ValueError(
@@ -184,14 +213,30 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # a line cut off by a kill
             continue
-        if record["step"] <= step:
+        if isinstance(record, dict) and record.get("step", step + 1) <= step:
             lines.append(line)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    _write_atomically(path, "".join(line + "\n" for line in lines))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Replace a file at once: a kill leaves the old one or the new one."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _check_writable(out: Path) -> None:
+    """Raise ValueError unless `out`, or the folder that it would be made in, can be written."""
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"cannot write to {out}: {place} is no writable folder; give another --out"
+        )
 
 
 def _described(values: dict[str, Any]) -> str:

@@ -190,7 +190,7 @@ def _saturate(view, factor):  # type: ignore[no-untyped-def]
         top = max(r, max(g, b))
         spread = top - min(r, min(g, b))
         # s'/s = min(factor, 1/s) = min(factor, top / spread)
-        gain = min(factor, top / spread) if spread > zero else factor
+        gain = max(min(factor, top / spread), zero) if spread > zero else zero
         red[i] = max(top - (top - r) * gain, zero)
         green[i] = max(top - (top - g) * gain, zero)
         blue[i] = max(top - (top - b) * gain, zero)

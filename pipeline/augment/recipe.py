@@ -15,6 +15,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Range = tuple[float, float]
 RGB = tuple[float, float, float]
 
+_LARGEST_VIEW = 2048  # pixels; a mistyped size should not end as a failed allocation
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewRecipe:
@@ -54,8 +56,8 @@ class ViewRecipe:
                 raise ValueError(f"{name} must be a range 0 < low <= high, got {low}, {high}")
         if self.area[1] > 1:
             raise ValueError(f"area must not exceed 1, the whole image, got {self.area[1]}")
-        if self.blur_divider <= 0:
-            raise ValueError(f"blur_divider must be positive, got {self.blur_divider}")
+        if not self.blur_divider >= 0.5:  # below, the blur would be wider than the view
+            raise ValueError(f"blur_divider must be at least 0.5, got {self.blur_divider}")
 
 
 # BYOL's view 1 and view 2 [SRC]; mask_probability 0.1 [MEM-L/M].
@@ -95,8 +97,11 @@ class MultiCropRecipe:
                 f"views need num_large >= 1 and num_small >= 0, got {self.num_large}, "
                 f"{self.num_small}"
             )
-        if min(self.large_size, self.small_size) < 1:
-            raise ValueError(f"view sizes must be positive: {self.large_size}, {self.small_size}")
+        if not 1 <= min(self.large_size, self.small_size) <= max(self.sizes) <= _LARGEST_VIEW:
+            raise ValueError(
+                f"view sizes must lie in 1..{_LARGEST_VIEW} pixels, got {self.large_size} and "
+                f"{self.small_size}"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         if not 0 <= self.mask_threshold < 1:

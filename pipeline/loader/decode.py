@@ -8,13 +8,13 @@ a rule that knows neither ranks nor threads, so every world size sees the same b
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from pipeline.batch import DecodedBatch, EncodedBatch, Ids, RaggedImages
+from pipeline.batch import Bytes, DecodedBatch, EncodedBatch, Ids, RaggedImages
 from pipeline.loader.ring import Slot
 from pipeline.saliency.codec import decode_mask
 from pipeline.shards import Shards
@@ -54,19 +54,25 @@ class BadSamples:
         with self._lock:
             self.reasons[sample_id] = reason
             if len(self.reasons) > self._budget:
-                raise TooManyBadSamples(
-                    f"{len(self.reasons)} samples cannot be decoded, more than loader.max_bad="
-                    f"{self._budget}; convert the data set again. " + "; ".join(self.describe())
-                )
+                raise TooManyBadSamples(too_many(self.described(), self._budget))
 
-    def describe(self, limit: int = 20) -> list[str]:
-        """One line for each bad sample: id, original name, reason."""
-        lines = [
-            f"sample {i} ({self._shards.key(i)}): {reason}"
-            for i, reason in list(self.reasons.items())[:limit]
-        ]
-        more = len(self.reasons) - limit
-        return lines + ([f"and {more} more"] if more > 0 else [])
+    def described(self) -> dict[int, str]:
+        """The original name and what is wrong, by sample id."""
+        return {i: f"{self._shards.key(i)}: {reason}" for i, reason in self.reasons.items()}
+
+
+def too_many(bad: Mapping[int, str], budget: int) -> str:
+    """Say that more samples are bad than the budget allows, and which."""
+    return (
+        f"{len(bad)} samples cannot be decoded, more than loader.max_bad={budget}; convert the "
+        f"data set again. " + "; ".join(bad_lines(bad))
+    )
+
+
+def bad_lines(bad: Mapping[int, str], limit: int = 20) -> list[str]:
+    """One line for each bad sample, by id, up to a limit."""
+    lines = [f"sample {i} ({bad[i]})" for i in sorted(bad)[:limit]]
+    return lines + ([f"and {len(bad) - limit} more"] if len(bad) > limit else [])
 
 
 def decode_batch(
@@ -87,13 +93,12 @@ def decode_batch(
     while True:
         encoded = shards.read(ids)
         images, masks = slot.lay_out(encoded.heights, encoded.widths)
-        failures = decoder.decode(encoded, images)
+        failures = decoder.decode(encoded, images) | _decode_masks(encoded.masks, masks.numpy())
         if not failures:
             break
         for row, reason in failures.items():
             bad.add(int(ids[row]), reason)
         ids = _without_known_bad(ids, bad, len(shards))
-    _decode_masks(encoded.masks, masks.numpy())
     return DecodedBatch(
         images=images,
         masks=masks,
@@ -117,6 +122,12 @@ def _without_known_bad(sample_ids: Ids, bad: BadSamples, num_samples: int) -> Id
     return ids
 
 
-def _decode_masks(encoded: Sequence[memoryview], grids: np.ndarray) -> None:
+def _decode_masks(encoded: Sequence[memoryview], grids: Bytes) -> dict[int, str]:
+    """Fill the grids; return {row: reason} of those that could not be decoded."""
+    failures = {}
     for row, data in enumerate(encoded):
-        grids[row] = decode_mask(data) if len(data) else 255
+        try:
+            grids[row] = decode_mask(data) if len(data) else 255
+        except ValueError as error:
+            failures[row] = f"its mask cannot be decoded: {error}"
+    return failures

@@ -13,13 +13,21 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from pipeline.augment import Executor
 from pipeline.augment.params import ViewParams
 from pipeline.batch import DecodedBatch, Ids, MultiCropBatch
-from pipeline.loader.decode import BadSamples, Decoder, TooManyBadSamples, decode_batch
+from pipeline.loader.decode import (
+    BadSamples,
+    Decoder,
+    TooManyBadSamples,
+    bad_lines,
+    decode_batch,
+)
 from pipeline.loader.ring import Channel, ChannelClosed, Ring, Slot
 from pipeline.shards import Shards
 from pipeline.stats import Clock, LoaderStats
@@ -55,7 +63,7 @@ class _Stages:
     params: Callable[[int, Ids], ViewParams]
     steps: range
     ring: Ring
-    decoded: Channel[_Decoded]
+    decoded: Channel[_Decoded | _Failure]
     views: Channel[MultiCropBatch | _Failure]
     clock: Clock
     bad: BadSamples
@@ -74,7 +82,8 @@ class _Stages:
             except ChannelClosed:
                 return
             except BaseException as error:
-                self._fail("decode", step, error)
+                # Behind the steps that are decoded already: they are still good.
+                _hand_over(self.decoded, _Failure("decode", step, error))
                 return
 
     def run_augmenting(self) -> None:
@@ -82,6 +91,9 @@ class _Stages:
             try:
                 with self.clock.measure("augment waiting"):
                     item = self.decoded.get()
+                if isinstance(item, _Failure):
+                    _hand_over(self.views, item)
+                    return
                 with self.clock.measure("augment"):
                     batch = item.batch
                     views = self.executor(batch, self.params(batch.epoch, batch.sample_ids))
@@ -91,7 +103,7 @@ class _Stages:
             except ChannelClosed:
                 return
             except BaseException as error:
-                self._fail("augment", step, error)
+                _hand_over(self.views, _Failure("augment", step, error))
                 return
 
     def close(self) -> None:
@@ -100,11 +112,10 @@ class _Stages:
         self.decoded.close()
         self.views.close()
 
-    def _fail(self, stage: str, step: int, error: BaseException) -> None:
-        try:
-            self.views.put(_Failure(stage, step, error))
-        except ChannelClosed:
-            return
+
+def _hand_over(channel: Channel[Any], failure: _Failure) -> None:
+    with suppress(ChannelClosed):  # nobody waits for it any more
+        channel.put(failure)
 
 
 class MultiCropLoader:
@@ -126,7 +137,6 @@ class MultiCropLoader:
         steps: range,
         prefetch: int,
         max_bad: int,
-        pinned: bool,
     ) -> None:
         stages = _Stages(
             shards=shards,
@@ -135,7 +145,7 @@ class MultiCropLoader:
             batch=batch,
             params=params,
             steps=steps,
-            ring=Ring(_NUM_SLOTS, pinned=pinned),
+            ring=Ring(_NUM_SLOTS),
             decoded=Channel(_NUM_SLOTS),
             views=Channel(prefetch),
             clock=Clock(),
@@ -182,8 +192,13 @@ class MultiCropLoader:
 
     @property
     def bad_samples(self) -> list[str]:
-        """One line for each sample that could not be decoded and was replaced."""
-        return self._stages.bad.describe()
+        """One line for each sample that could not be decoded and was replaced, up to 20."""
+        return bad_lines(self.bad_by_id)
+
+    @property
+    def bad_by_id(self) -> dict[int, str]:
+        """Name and fault of each such sample, by its id."""
+        return self._stages.bad.described()
 
     def stats(self) -> LoaderStats:
         """Totals since the start."""
@@ -196,7 +211,8 @@ class MultiCropLoader:
                 for name, s in seconds.items()
                 if name.endswith(" waiting")
             },
-            occupancy=self._filled / max(self._asked * self._stages.views.capacity, 1),
+            places_asked=self._asked * self._stages.views.capacity,
+            places_filled=self._filled,
             bad_samples=len(self._stages.bad),
         )
 

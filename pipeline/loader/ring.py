@@ -74,8 +74,7 @@ class Channel(Generic[T]):
 class Slot:
     """Reusable buffers for one decoded batch; they grow to the largest batch met and stay."""
 
-    def __init__(self, *, pinned: bool) -> None:
-        self._pinned = pinned
+    def __init__(self) -> None:
         self._pixels = torch.empty(0, dtype=torch.uint8)
         self._masks = torch.empty(0, MASK_GRID, MASK_GRID, dtype=torch.uint8)
 
@@ -85,9 +84,9 @@ class Slot:
         offsets: Ids = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         if len(self._pixels) < offsets[-1]:
             # A quarter more than asked: batches differ in size, and growing costs an allocation.
-            self._pixels = self._empty(int(offsets[-1]) * 5 // 4)
+            self._pixels = torch.empty(int(offsets[-1]) * 5 // 4, dtype=torch.uint8)
         if len(self._masks) < len(heights):
-            self._masks = self._empty(len(heights), MASK_GRID, MASK_GRID)
+            self._masks = torch.empty(len(heights), MASK_GRID, MASK_GRID, dtype=torch.uint8)
         images = RaggedImages(
             pixels=self._pixels[: int(offsets[-1])],
             offsets=torch.from_numpy(offsets[:-1].copy()),
@@ -96,17 +95,14 @@ class Slot:
         )
         return images, self._masks[: len(heights)]
 
-    def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=torch.uint8, pin_memory=self._pinned)
-
 
 class Ring:
     """A fixed number of slots: `acquire` waits for a free one, `release` gives it back."""
 
-    def __init__(self, num_slots: int, *, pinned: bool = False) -> None:
+    def __init__(self, num_slots: int) -> None:
         self._free: Channel[Slot] = Channel(num_slots)
         for _ in range(num_slots):
-            self._free.put(Slot(pinned=pinned))
+            self._free.put(Slot())
 
     def acquire(self) -> Slot:
         return self._free.get()

@@ -145,8 +145,15 @@ def check_beton(path: Path, index: Index) -> None:
             f"{len(FIELD_NAMES)}: the files are of different conversions"
         )
     start = HEADER.itemsize + fields * FIELD.itemsize
+    page_size, table_at = int(header["page_size"][0]), int(header["alloc_table_ptr"][0])
+    pages_at, size = start + count * METADATA.itemsize, path.stat().st_size
+    if page_size_for(page_size - _MASK_ROOM) != page_size or not pages_at <= table_at <= size:
+        raise ValueError(
+            f"{path}: its header is damaged (pages of {page_size} bytes, allocations at byte "
+            f"{table_at} of {size}); copy the shards again, or convert the source again"
+        )
     metadata = np.fromfile(path, METADATA, count=count, offset=start)
-    table = np.fromfile(path, ALLOCATION, offset=int(header["alloc_table_ptr"][0]))
+    table = np.fromfile(path, ALLOCATION, offset=table_at)
     if not _agree(index.rows, metadata, table):
         raise ValueError(f"{path}: its metadata differ from the index; convert the source again")
 

@@ -153,11 +153,11 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Give `OUT.partial` to write into; rename it to `out` at the end, remove it on any error.
 
     Raises:
-        ValueError: `out` exists and is not empty, or somebody else is writing it.
+        ValueError: `out` exists and cannot be replaced, or somebody else is writing it.
         OSError: it cannot be written.
     """
     check_free(out)
-    partial = partial_of(out)
+    goal, partial = _place_of(out), partial_of(out)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
@@ -165,15 +165,21 @@ def new_folder(out: Path) -> Iterator[Path]:
         try:
             yield partial
             (partial / _LOCK_NAME).unlink()
-            os.replace(partial, out)
+            os.replace(partial, goal)
         except BaseException:
             shutil.rmtree(partial)
             raise
 
 
 def partial_of(out: Path) -> Path:
-    """Where a conversion to `out` writes until it is complete."""
-    return out.with_name(f"{out.name}.partial")
+    """Where a conversion to `out` writes until it is complete: beside it, links followed."""
+    place = _place_of(out)
+    return place.with_name(f"{place.name}.partial")
+
+
+def _place_of(out: Path) -> Path:
+    """Where `out` is when links are followed: a link cannot be replaced by a folder."""
+    return Path(os.path.realpath(out))
 
 
 def check_free(out: Path) -> None:
@@ -184,6 +190,13 @@ def check_free(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; remove it or choose another --out")
+    if os.path.ismount(_place_of(out)):
+        raise ValueError(
+            f"{out} is a mount point, which cannot be replaced; give a folder inside it, "
+            f"such as --out {out / 'shards'}"
+        )
+    if _place_of(out).is_symlink():
+        raise ValueError(f"{out} is a link that leads in a circle; remove it")
     partial = partial_of(out)
     if not partial.exists():
         return

@@ -27,7 +27,7 @@ def is_image_name(name: str) -> bool:
     return dot > 0 and base[0] != "." and base[dot:].lower() in IMAGE_ENDINGS
 
 
-def list_records(source: str, *, limit: int | None = None) -> Source:
+def list_records(source: str, *, limit: int | None = None, masks: Path | None = None) -> Source:
     """List the pictures of a source, sorted by key.
 
     Args:
@@ -35,6 +35,7 @@ def list_records(source: str, *, limit: int | None = None) -> Source:
             of that name is meant by ./demo.
         limit: the most pictures to take: evenly spread over the sorted list, so that all classes
             are there; of a generated set, how many to generate.
+        masks: where their masks lie; of a folder's files, those that are masks are no pictures.
 
     Raises:
         ValueError: there is no such source, or it holds no pictures.
@@ -47,7 +48,7 @@ def list_records(source: str, *, limit: int | None = None) -> Source:
         return list_demo(source, limit=limit)
     path = Path(source)
     if path.is_dir():
-        found = list_folder(path)
+        found = list_folder(path, masks=masks)
     elif path.is_file():
         found = list_archive(path)
     else:

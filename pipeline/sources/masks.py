@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.sources.folder import walk
-from pipeline.sources.record import Source
+from pipeline.sources.folder import FolderOrigin, walk
+from pipeline.sources.record import Source, mask_name
 
 
 def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
     """Return the source with the mask files of `folder`, and how many of its records have one.
 
-    The mask of a/b.jpg is a/b.png.
+    The mask of a/b.jpg is a/b.png. No picture is its own mask, where masks lie among pictures.
 
     Raises:
         ValueError: there is no such folder, or no mask fits any picture.
@@ -20,11 +20,12 @@ def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of masks")
     names = {name for name, _ in walk(folder)}
+    among_pictures = _lie_together(source, folder)
     records = []
     num_found = 0
     for record in source.records:
         name = mask_name(record.key)
-        found = name in names
+        found = name in names and not (among_pictures and name == record.key)
         num_found += found
         records.append(replace(record, mask=str(folder / name)) if found else record)
     if num_found == 0:
@@ -36,7 +37,6 @@ def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
     return replace(source, records=records), num_found
 
 
-def mask_name(key: str) -> str:
-    """The relative name of a picture's mask."""
-    folder, slash, base = key.rpartition("/")
-    return f"{folder}{slash}{base.rpartition('.')[0]}.png"
+def _lie_together(source: Source, folder: Path) -> bool:
+    origin = source.records[0].origin
+    return isinstance(origin, FolderOrigin) and folder.samefile(origin.root)

@@ -52,6 +52,12 @@ class Source:
     has_masks: bool = False  # the source brings its own
 
 
+def mask_name(key: str) -> str:
+    """The relative name of a picture's mask: a/b.png for a/b.jpg."""
+    folder, slash, base = key.rpartition("/")
+    return f"{folder}{slash}{base.rpartition('.')[0]}.png"
+
+
 def sort_label_names(names: set[str]) -> tuple[str, ...]:
     """Sort as numbers if all are numbers, else as text."""
     if all(name.isdecimal() for name in names):

@@ -40,7 +40,12 @@ def points(figure: ElementTree.Element, kind: str = "polyline") -> list[tuple[fl
     return [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
 
 
-values = st.floats(-1e9, 1e9, allow_subnormal=False) | st.floats(-1e-9, 1e-9)
+values = (
+    st.floats(-1e9, 1e9)
+    | st.floats(-1e-9, 1e-9)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([5e-324, 1e-310, 2.5e-308, -1e-300, 1e300, 1.7e308, -1.7e308])
+)
 
 
 @given(st.lists(values, min_size=1, max_size=30), st.booleans())
@@ -56,6 +61,15 @@ def test_axis_has_between_two_and_eight_round_ticks(y: list[float]) -> None:
     labels = [t.text for t in figure.iter("text") if t.attrib["text-anchor"] == "end"]
     assert 2 <= len(labels) <= 8
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize(
+    "y", [[0.0, 5e-324], [-5e-324, 1e-310], [-1.7e308, 1.7e308], [1e-300, 2e-300], [0.0, 1e300]]
+)
+def test_spans_at_the_ends_of_the_floats_are_drawn(y: list[float]) -> None:
+    (_, low), (_, high) = points(chart(y))
+    assert TOP <= high <= low <= BOTTOM
+    assert (high < low) == (max(y) - min(y) > 1e-305)  # what is tinier is one with 0
 
 
 def test_larger_values_stand_higher() -> None:
@@ -121,6 +135,10 @@ def test_names_are_escaped_and_told() -> None:
         (1e-6, "1e-6"),
         (3.14159e7, "3.14e7"),
         (-2.5, "-2.5"),
+        (5e-324, "4.94e-324"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
     ],
 )
 def test_values_are_written_as_a_reader_would(value: float, text: str) -> None:

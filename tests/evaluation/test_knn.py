@@ -143,7 +143,9 @@ def test_unlabelled_and_missing_samples_are_refused() -> None:
         knn_accuracy(bank[:0], labels[:0], bank, labels, config=KnnConfig(), device=CPU)
 
 
-@pytest.mark.parametrize("wrong", [{"k": 0}, {"more_k": (10, -1)}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"k": 0}, {"more_k": (10, -1)}, {"temperature": 0.0}, {"temperature": float("inf")}]
+)
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         KnnConfig(**wrong)  # type: ignore[arg-type]

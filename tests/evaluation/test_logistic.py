@@ -1,11 +1,22 @@
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from evaluation.logistic import LogisticConfig, fit_logistic, fit_with_sweep
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[Callable[[int], None]]:
+    """Set the number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def blobs(rows: int, seed: int, *, classes: int = 7, dim: int = 24) -> tuple[Tensor, Tensor]:
@@ -38,19 +49,43 @@ def test_agrees_with_scikit_learn_on_the_same_features(l2: float) -> None:
     assert np.abs(our_margins - their_margins).max() < 0.02 * np.abs(their_margins).max()
 
 
-def test_offset_and_scale_of_the_features_do_not_change_the_answer() -> None:
+@pytest.mark.parametrize("threads", [1, 2])  # they sum in different orders
+@pytest.mark.parametrize(("factor", "offset"), [(50.0, 20.0), (1.0, 100.0), (1e-3, 0.1)])
+def test_offset_and_scale_of_the_features_do_not_change_the_answer(
+    factor: float, offset: float, threads: int, torch_threads: Callable[[int], None]
+) -> None:
+    torch_threads(threads)
     features, labels = blobs(400, 3)
     config = LogisticConfig()
-    plain = fit_logistic(features, labels, num_classes=7, l2=1e-2, config=config, device=CPU)
-    moved = fit_logistic(
-        features * 50 + 20, labels, num_classes=7, l2=1e-2, config=config, device=CPU
-    )
-    torch.testing.assert_close(
-        plain.scores(features).softmax(1),
-        moved.scores(features * 50 + 20).softmax(1),
-        atol=2e-3,
-        rtol=0,
-    )
+    moved = features * factor + offset
+    fits = [
+        fit_logistic(some, labels, num_classes=7, l2=1e-2, config=config, device=CPU).scores(some)
+        for some in (features, moved)
+    ]
+    torch.testing.assert_close(fits[0].softmax(1), fits[1].softmax(1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("l2", [1e-2, 1e-4])
+@pytest.mark.parametrize("offset", [0.0, 20.0, 100.0])
+def test_solver_stops_at_its_tolerance_and_not_at_rounding(
+    l2: float, offset: float, threads: int, torch_threads: Callable[[int], None]
+) -> None:
+    torch_threads(threads)
+    features, labels = blobs(400, 3)
+    features = features + offset
+    config = LogisticConfig()
+    fit = fit_logistic(features, labels, num_classes=7, l2=l2, config=config, device=CPU)
+    exact = features.double()
+    centred = exact - exact.mean(0)
+    scale = centred.square().mean().sqrt()
+    weight = (fit.weight.double() * scale).requires_grad_()
+    bias = (fit.bias.double() + fit.weight.double() @ exact.mean(0)).requires_grad_()
+    scores = centred / scale @ weight.T + bias
+    loss = cross_entropy(scores, labels) + l2 / 2 * weight.square().sum()
+    gradients = torch.autograd.grad(loss, (weight, bias))
+    largest = max(gradient.abs().max().item() for gradient in gradients)
+    assert largest < config.tolerance + 1e-6  # the classifier itself is rounded to float32
 
 
 def test_sweep_prefers_strong_regularisation_when_features_are_noise_mostly() -> None:
@@ -124,10 +159,24 @@ def test_one_sample_cannot_be_split() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"l2": ()}, {"l2": (-1.0,)}, {"max_iterations": 0}, {"held_out_share": 1.0}]
+    "wrong",
+    [
+        {"l2": ()},
+        {"l2": (-1.0,)},
+        {"l2": (float("nan"),)},
+        {"l2": (0.1, float("nan"))},
+        {"l2": (float("inf"),)},
+        {"max_iterations": 0},
+        {"tolerance": float("nan")},
+        {"tolerance": 0.0},
+        {"held_out_share": 1.0},
+        {"held_out_share": float("nan")},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"needs|must be"):
+    with pytest.raises(ValueError, match=r"needs|must be|must lie"):
         LogisticConfig(**wrong)  # type: ignore[arg-type]
 
 

@@ -223,10 +223,29 @@ def test_results_come_back_from_their_files_in_order(tmp_path: Path) -> None:
     assert found[1].test == written[1].test
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"protocol": "knn"}'])
+def altered(**changes: object) -> str:
+    return json.dumps({**asdict(result()), **changes})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"protocol": "knn"}',
+        altered(top1="much"),
+        altered(chosen={"k": None}),
+        altered(table=[{"k": 10}, {"l2": 1.0}]),
+        altered(table=[3]),
+        altered(notes=3),
+        altered(train=None),
+        altered(test={"shards": "val", "samples": "many", "classes": 2}),
+        altered(step="last"),
+    ],
+)
 def test_a_foreign_result_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "evaluation-knn.json").write_text(content)
-    with pytest.raises(ValueError, match=r"evaluation-knn\.json: .*remove it"):
+    with pytest.raises(ValueError, match=r"evaluation-knn\.json: .*remove it, and evaluate"):
         read_results(tmp_path)
 
 
@@ -244,11 +263,52 @@ def test_metrics_of_a_killed_run_are_read(tmp_path: Path) -> None:
     assert metrics[1] == {"step": 2, "loss": 9.0, "knn_top1": 30.0}
 
 
-def test_metrics_with_a_broken_line_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 2 is no line of metrics"):
-        read_metrics(path)
+@pytest.mark.parametrize(
+    "blemish",
+    [
+        b"nonsense",
+        b"5",
+        b"[]",
+        b"null",
+        b'"step"',
+        b'{"loss": 1.0}',
+        b'{"step": "2", "loss": 1.0}',
+        b'{"step": -1, "loss": 1.0}',
+        b'{"step": 4, "lo{"step": 2, "loss": 1.0}',
+        b'{"step": 4, "note": "\xff\xfe',
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_a_line_that_is_no_metrics_is_left_out_and_told(
+    tmp_path: Path, blemish: bytes, last: bool
+) -> None:
+    first, second = (json.dumps(line(step)).encode() for step in (1, 2))
+    lines = [first, second, blemish] if last else [first, blemish, second]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert read_metrics(tmp_path / "metrics.jsonl") == [line(1), line(2)]
+    curves, _ = run_sections(tmp_path)
+    assert curves.lead.endswith("Lines that could not be read and are left out: 1.")
+    assert "2.8" in Page(curves.body).words  # the last loss
+
+
+def test_an_intact_log_tells_of_nothing_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line(1)) + "\n" + json.dumps(line(2)) + "\n")
+    assert "left out" not in run_sections(tmp_path)[0].lead
+
+
+def test_values_that_are_no_numbers_leave_the_others_in_the_report() -> None:
+    metrics = [line(1), {"step": 2, "loss": "much"}, {"step": 3, "loss": 10**400}]
+    assert "2.9" in Page(curves_section(metrics).body).words
+
+
+def test_queue_occupancy_is_drawn_as_the_mean_of_each_log_line() -> None:
+    metrics = [line(i, queue_occupancy=filled) for i, filled in enumerate((1.0, 0.25, 0.5))]
+    section = throughput_section(metrics)
+    page = Page(section.body)
+    assert "Views ready ahead" in page.words
+    assert "% of the queue, mean" in page.words
+    assert "&quot;y&quot;:[&quot;100&quot;,&quot;25&quot;,&quot;50&quot;]" in section.body
 
 
 def test_a_folder_without_a_run_has_the_sections_of_its_results(tmp_path: Path) -> None:

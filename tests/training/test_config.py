@@ -107,6 +107,10 @@ def test_a_toml_file_is_laid_over_its_base(tmp_path):
         ("speed = 3", "unknown setting 'speed'"),
         ("loss = 3", "loss holds settings of its own, got 3"),
         ('epochs = "3"', "epochs takes a whole number, got '3'"),
+        ("[recipe]\nmean = [0.5]", r"recipe.mean takes 3 values, got \[0.5\]"),
+        ("[recipe]\nstd = []", r"recipe.std takes 3 values"),
+        ("[loss]\ntemperature = nan", "loss.temperature takes a finite number"),
+        ('base = ["demo"]', "unknown base"),
         ("epochs = true", "epochs takes a whole number, got True"),
     ],
 )

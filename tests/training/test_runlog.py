@@ -57,6 +57,7 @@ def test_a_new_or_an_own_directory_is_accepted(tmp_path, manifest):
 
 def test_another_run_is_refused(tmp_path, manifest):
     write_description(tmp_path, TrainConfig(), manifest, World())
+    (tmp_path / "checkpoint-00000001.pt").touch()
     with pytest.raises(ValueError, match=r"other settings \(seed was 0, is 4\)"):
         check_same_run(tmp_path, apply_settings(TrainConfig(), ["seed=4"]), manifest)
     (tmp_path / "config.json").write_text("{")

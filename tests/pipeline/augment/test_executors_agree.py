@@ -109,6 +109,7 @@ SINGLE_OPS = [
     {"contrast": 3.0},
     {"saturation": 0.0},
     {"saturation": 5.0},
+    {"saturation": -0.5},
     {"hue": 0.5},
     {"hue": -0.5},
     {"hue": 0.1},

@@ -189,6 +189,60 @@ def test_a_bad_sample_is_named_and_replaced_by_the_next(decoder):
     assert any("sample 5 (" in line and "cannot be decoded" in line for line in loader.bad_samples)
 
 
+def corrupted(row):
+    """Damage in the middle of the entropy-coded data: libjpeg warns, DALI may not."""
+    data = jpegs()
+    middle = len(data[row]) * 2 // 3
+    data[row] = data[row][:middle] + bytes(40) + data[row][middle + 40 :]
+    return data[row]
+
+
+@pytest.mark.parametrize("decoder", ["turbojpeg", "dali"])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_replacement_does_not_depend_on_the_company(world_size, decoder):
+    data = damaged(5, 14)
+    data[1], data[9] = corrupted(1), corrupted(9)
+    shards, config = shards_of(data), replace(CONFIG, decoder=decoder)
+    shares = [
+        collected(views(shards, config=config, rank=r, world_size=world_size))
+        for r in range(world_size)
+    ]
+    for step, whole in enumerate(collected(views(shards, config=config))):
+        ids = np.stack([share[step].sample_ids for share in shares], axis=1).ravel()
+        assert np.array_equal(ids, whole.sample_ids)
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[step].large, whole.large[:, rank::world_size])
+
+
+def test_a_damaged_mask_is_a_bad_sample():
+    shards = shards_of()
+    good = shards.read
+
+    def read(ids):
+        encoded = good(ids)
+        spoilt = [
+            memoryview(b"?" * 9) if i == 3 else m for i, m in zip(ids, encoded.masks, strict=True)
+        ]
+        return replace(encoded, masks=tuple(spoilt))
+
+    shards.read = read
+    loader = views(shards, steps=3)
+    shown = np.concatenate([batch.sample_ids for batch in collected(loader)])
+    assert sorted(shown) == sorted([4 if i == 3 else i for i in range(24)])
+    assert "its mask cannot be decoded" in loader.bad_samples[0]
+
+
+def test_steps_before_a_bad_one_are_still_served():
+    config = replace(CONFIG, max_bad=0)
+    clean = collected(views(steps=3))
+    last = int(clean[2].sample_ids[0])
+    with views(shards_of(damaged(last)), config=config, steps=3) as loader:
+        served = iter(loader)
+        assert_same([next(served), next(served)], clean[:2])
+        with pytest.raises(TooManyBadSamples):
+            next(served)
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_replacement_does_not_depend_on_world_size(world_size):
     shards = shards_of(damaged(5))

@@ -87,7 +87,7 @@ def test_slots_are_never_overwritten_in_use(producer_pause, consumer_pause):
 
 
 def test_a_slot_is_allocated_once_for_batches_that_fit():
-    slot = Slot(pinned=False)
+    slot = Slot()
     first, _ = slot.lay_out(np.array([100, 50]), np.array([100, 60]))
     second, _ = slot.lay_out(np.array([90]), np.array([80]))
     assert first.pixels.data_ptr() == second.pixels.data_ptr()
@@ -95,7 +95,7 @@ def test_a_slot_is_allocated_once_for_batches_that_fit():
 
 
 def test_images_of_a_slot_lie_side_by_side():
-    images, masks = Slot(pinned=False).lay_out(np.array([2, 3]), np.array([5, 4]))
+    images, masks = Slot().lay_out(np.array([2, 3]), np.array([5, 4]))
     assert images.offsets.tolist() == [0, 30]
     images.image(0).fill_(1)
     images.image(1).fill_(2)

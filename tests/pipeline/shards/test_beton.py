@@ -141,6 +141,26 @@ def test_a_beton_of_another_version_is_refused(samples, tmp_path):
         open_shards(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alloc_table_ptr", 2**64 - 1),
+        ("alloc_table_ptr", 2**63 - 1),
+        ("alloc_table_ptr", 0),
+        ("page_size", 0),
+        ("page_size", 2**32 - 1),
+        ("page_size", (8 << 20) + 1),
+    ],
+)
+def test_a_damaged_header_is_refused_in_one_line(samples, tmp_path, field, value):
+    write_folder(tmp_path, "ffcv", samples)
+    header = np.memmap(tmp_path / "data.beton", HEADER, mode="r+", shape=1)
+    header[field] = value
+    header.flush()
+    with pytest.raises(ValueError, match=rf"header is damaged .*\b{value}\b.*convert the source"):
+        open_shards(tmp_path)
+
+
 def test_our_layout_is_that_of_ffcv():
     from ffcv.fields import BytesField, IntField, RGBImageField
     from ffcv.types import CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type

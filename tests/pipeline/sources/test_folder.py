@@ -1,10 +1,9 @@
-"""Folders as sources: labels, order, what is not a picture, limits, and masks beside them."""
+"""Folders as sources: labels, order, what is not a picture, and limits."""
 
 import pytest
 
 from pipeline.sources import is_image_name, list_records
-from pipeline.sources.masks import attach_masks, mask_name
-from tests.pipeline.sources.support import jpeg, write_files
+from tests.pipeline.sources.support import write_files
 
 
 def keys(source):
@@ -104,26 +103,3 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
     write_files(tmp_path, {"a.txt": b"", "b/c.doc": b""})
     with pytest.raises(ValueError, match=r"no pictures there \(2 other files\)"):
         list_records(str(tmp_path))
-
-
-def test_masks_are_found_by_relative_name(tmp_path):
-    write_files(tmp_path / "images", {"x/a.JPEG": b"", "x/b.jpg": b"", "c.v2.png": b""})
-    write_files(tmp_path / "masks", {"x/a.png": b"A", "c.v2.png": b"C", "b.png": b"other"})
-    source, num_found = attach_masks(list_records(str(tmp_path / "images")), tmp_path / "masks")
-    assert num_found == 2
-    assert [(r.key, r.read()[1]) for r in source.records] == [
-        ("c.v2.png", b"C"),
-        ("x/a.JPEG", b"A"),
-        ("x/b.jpg", None),
-    ]
-    assert mask_name("x/a.JPEG") == "x/a.png"
-
-
-def test_masks_that_fit_no_picture_are_refused_with_examples(tmp_path):
-    write_files(tmp_path / "images", {"x/a.jpg": jpeg(), "x/b.jpg": jpeg()})
-    write_files(tmp_path / "masks", {"a.png": b"", "b.png": b""})
-    source = list_records(str(tmp_path / "images"))
-    with pytest.raises(ValueError, match=r"looked for x/a\.png, x/b\.png .* found a\.png, b\.png"):
-        attach_masks(source, tmp_path / "masks")
-    with pytest.raises(ValueError, match="no such folder of masks"):
-        attach_masks(source, tmp_path / "nothing")

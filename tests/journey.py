@@ -1,0 +1,56 @@
+"""The commands as a user runs them, on shards of 24 demo pictures (fixture `home`)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = """
+base = "demo"
+epochs = 4
+global_batch_size = 8
+log_every = 1
+checkpoint_every = 2
+monitor_every = 0
+[recipe]
+num_large = 2
+num_small = 1
+large_size = 32
+small_size = 16
+[model]
+hidden_size = 16
+embedding_size = 8
+[model.encoder]
+width = 0.125
+[loss]
+num_negatives = 3
+[optimizer]
+warmup_epochs = 1
+[loader]
+threads = 1
+"""
+
+
+def command(script, *arguments, env=None):
+    return subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | (env or {}),
+    )
+
+
+def train_arguments(home, out, *settings, **options):
+    words = ["train.py", "--data", home / "shards", "--out", out, "--preset", home / "tiny.toml"]
+    for name, value in options.items():
+        words += [f"--{name}", value]
+    for setting in settings:
+        words += ["--set", setting]
+    return words
+
+
+def train(home, out, *settings, **options):
+    return command(*train_arguments(home, out, *settings, **options))

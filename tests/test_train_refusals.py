@@ -1,0 +1,125 @@
+"""What train.py refuses: one line, exit status 2, no traceback, nothing written or lost."""
+
+import subprocess
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.journey import command, train, train_arguments
+from train import main
+
+
+def in_process(*arguments):
+    """Run train.py's command here: what is refused is refused before any process starts."""
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+def assert_refused(done, *fragments):
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    for fragment in fragments:
+        assert fragment in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "fragments"),
+    [
+        (["global_batch_size=25"], {}, ["24 samples do not fill one global batch of 25"]),
+        (["loss.heat=1"], {}, ["unknown setting 'loss.heat'", "temperature"]),
+        (["global_batch_size"], {}, ["--set takes path=value"]),
+        ([], {"gpus": 8}, ["--gpus 8, but this machine has"]),
+        ([], {"gpus": 0, "processes": 3}, ["cannot be divided among 3 processes"]),
+        ([], {"gpus": 0, "processes": 0}, ["--processes >= 1"]),
+        (["loss.num_negatives=8"], {}, ["num_negatives=8 needs a batch of at least 9"]),
+        (
+            ["loss.num_negatives=7"],
+            {"gpus": 0, "processes": 2},
+            ["num_negatives=7 needs a batch of at least 8, got 4", "loss.negatives=global"],
+        ),
+        (["loader.decoder=magic"], {}, ["unknown decoder 'magic'"]),
+        (["loader.executor=magic"], {}, ["unknown executor 'magic'"]),
+        (["recipe.num_large=1", "loss.same_view_pairs=false"], {}, ["pair"]),
+        (["recipe.mean=nan,0,0"], {}, ["recipe.mean takes a finite number, got nan"]),
+        (["optimizer.base_learning_rate=inf"], {}, ["takes a finite number, got inf"]),
+        (["recipe.large_even.blur_divider=1e-300"], {}, ["blur_divider must be at least 0.5"]),
+        (["recipe.large_size=100000"], {}, ["view sizes must lie in 1..2048"]),
+        (["optimizer.warmup_epochs=4"], {}, ["epochs=4 end within the warm-up"]),
+    ],
+)
+def test_wrong_wishes_end_at_once(home, tmp_path, settings, options, fragments):
+    if torch.cuda.device_count() >= 8 and "gpus" in options:
+        pytest.skip("this machine has 8 GPUs")
+    done = in_process(*train_arguments(home, tmp_path / "run", *settings, **options)[1:])
+    assert_refused(done, *fragments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_or_foreign_shards_end_at_once(home, tmp_path):
+    for data in (tmp_path / "nowhere", tmp_path):
+        done = in_process("--data", data, "--out", tmp_path / "run")
+        assert_refused(done, str(data))
+
+
+def test_a_cut_off_shard_ends_at_once(home, tmp_path):
+    shards = tmp_path / "cut"
+    shards.mkdir()
+    for path in (home / "shards").iterdir():
+        content = path.read_bytes()
+        keep = len(content) // 2 if path.suffix == ".beton" else len(content)
+        (shards / path.name).write_bytes(content[:keep])
+    done = in_process("--data", shards, "--out", tmp_path / "run")
+    assert_refused(done, "data.beton")
+
+
+def test_a_folder_of_something_else_is_left_alone(home, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    done = in_process(*train_arguments(home, tmp_path)[1:])
+    assert_refused(done, "is not a run directory; give another --out")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_not_resumed_with_other_settings_or_data(home, tmp_path):
+    out = tmp_path / "run"
+    assert train(home, out, "max_steps=8").returncode == 0
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert_refused(
+        in_process(*train_arguments(home, out, "seed=5")[1:]), "seed was 0, is 5", "another --out"
+    )
+    other = tmp_path / "other"
+    made = command("convert_dataset.py", "--source", "demo-val", "--limit", 24, "--out", other)
+    assert made.returncode == 0, made.stderr
+    words = train_arguments(home, out, "max_steps=8")[1:]
+    words[words.index("--data") + 1] = other
+    done = in_process(*words)
+    assert_refused(done, "was started on other shards")
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_a_run_without_a_checkpoint_takes_corrected_settings(home, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text("half a con")
+    (out / "metrics.jsonl").write_bytes(b'5\n[]\n{"loss": 1}\n\xff\xfe\n{"step": 1')
+    assert train(home, out, "max_steps=1", "seed=9").returncode == 0
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("out", ["file/run", "file"])
+def test_an_out_that_cannot_be_written_ends_at_once(home, tmp_path, out):
+    (tmp_path / "file").write_text("")
+    done = in_process(*train_arguments(home, tmp_path / out)[1:])
+    assert_refused(done, "another --out")
+
+
+def test_damaged_checkpoints_end_in_one_line_in_every_number_of_processes(home, tmp_path):
+    out = tmp_path / "run"
+    assert train(home, out, "max_steps=2").returncode == 0
+    for path in out.glob("checkpoint-*.pt"):
+        path.write_bytes(path.read_bytes()[:100])
+    for processes in (1, 2):
+        done = train(home, out, "max_steps=2", gpus=0, processes=processes)
+        assert_refused(done, "checkpoint")
