@@ -25,7 +25,6 @@ from evaluation.subject import Subject, labelled, labelled_features
 from pipeline.augment.recipe import crop_and_flip_recipe
 from pipeline.batch import Ids
 from pipeline.loader import training_views
-from pipeline.loader.decode import bad_lines
 from pipeline.rng import Stream
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards
@@ -146,7 +145,7 @@ def evaluate_released(subject: Subject, config: LinearConfig) -> EvaluationResul
             device=subject.device,
             progress=progress,
         )
-        notes = _batch_notes(config, batch_size) + bad_lines(views.bad_samples)
+        notes = _batch_notes(config, batch_size) + views.bad_samples
     rest, rest_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
     if config.sweeps:
         rest, rest_labels, more = labelled_features(subject, train, "held-out images", held_out_ids)

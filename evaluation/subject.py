@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from evaluation.features import Progress, extract_features
 from pipeline.batch import Ids
 from pipeline.loader import LoaderConfig, evaluation_views
-from pipeline.loader.decode import bad_lines
 from pipeline.shards import Shards
 
 # What is being done and of how many images (or fits) -> called with how many are done.
@@ -109,7 +108,7 @@ def labelled_features(
         features, labels = extract_features(
             subject.encoder, views, subject.device, progress=progress
         )
-        notes = bad_lines(views.bad_samples)
+        notes = views.bad_samples
     if notes:  # the substitute of an undecodable sample may have no label
         features, labels = features[labels >= 0], labels[labels >= 0]
     return features, labels, notes

@@ -90,14 +90,14 @@ def test_solver_stops_at_its_tolerance_and_not_at_rounding(
 
 def test_sweep_prefers_strong_regularisation_when_features_are_noise_mostly() -> None:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) % 2
-    features = torch.randn(200, 150, generator=generator)
+    labels = torch.arange(600) % 2
+    features = torch.randn(600, 280, generator=generator)
     features[:, 0] += 2.0 * labels
     fit = fit_with_sweep(
         features,
         labels,
         num_classes=2,
-        config=LogisticConfig(l2=(1e-6, 1.0), held_out_share=0.4),
+        config=LogisticConfig(l2=(1e-6, 1.0), held_out_share=0.5),
         device=CPU,
     )
     assert fit.l2 == 1.0
