@@ -117,7 +117,7 @@ class ProgressLine:
             self._bar.update(self._task, completed=step, text=text)
             return
         now = time.monotonic()
-        if now - self._last_line >= _PLAIN_SECONDS or step >= self._total:
+        if now - self._last_line >= _PLAIN_SECONDS or (values and step >= self._total):
             self._last_line = now
             self._console.print(
                 f"step {step}/{self._total}  {text}  {self._time_left(step)} left", soft_wrap=True
