@@ -61,7 +61,8 @@ def small_images() -> TrainConfig:
     """Pictures of 96 to 160 pixels, one small GPU or a patient CPU: ResNet-18, 2x96 + 2x48 views.
 
     Source: ours; schedule constants from BYOL's short runs. Command: `python train.py --data
-    imagenette --out runs/small --preset small-images`. Figures: docs/log.md.
+    imagenette --out runs/small --preset small-images`. Not measured to its end; a shorter run on
+    smaller views stands in docs/log.md.
     """
     area = (0.2, 1.0)
     return TrainConfig(
