@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.journey import TINY, command
-
 # the same examples in every run, and none failed by a busy machine; new ones are drawn with
 # --hypothesis-profile=default
 settings.register_profile("steady", derandomize=True, deadline=None)
@@ -107,6 +105,8 @@ def real_data(
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `shards` of 24 demo pictures and `tiny.toml`, a preset for them."""
+    from tests.journey import TINY, command  # here: tests copy this file without that one
+
     folder = tmp_path_factory.mktemp("journey")
     words = ["--source", "demo", "--limit", 24, "--out", folder / "shards"]
     made = command("convert_dataset.py", *words)
