@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.trace import TraceRequest, trace
+from pipeline.loader.decode import TooManyBadSamples
 from training.config import apply_settings
 from training.presets import load_preset
 
@@ -53,7 +54,7 @@ def trace_command(
             data=data, config=config, start_step=start_step, num_steps=steps, processes=processes
         )
         result = trace(request)
-    except ValueError as error:
+    except (ValueError, OSError, TooManyBadSamples) as error:
         raise Refused(str(error)) from error
     for row in result["steps"]:
         click.echo(

@@ -48,7 +48,8 @@ def trace(request: TraceRequest) -> dict[str, Any]:
     batch = request.config.global_batch_size
     if batch % size:
         raise ValueError(f"global_batch_size={batch} cannot be divided among {size} processes")
-    open_shards(request.data).close()  # a bad folder is reported here, in one line
+    # A bad folder, too few samples, a step beyond the last epoch: reported here, in one line.
+    _sampler(request).batch(request.start_step + request.num_steps - 1)
     if size == 1:
         shares = [trace_rank(request, 0)]
     else:
@@ -66,14 +67,10 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
     """Return the rows of each step that one rank sees."""
     torch.set_num_threads(1)
     config = request.config
-    shards = open_shards(request.data)
-    sampler = Sampler(
-        num_samples=len(shards), global_batch_size=config.global_batch_size, seed=config.seed
-    )
     with training_views(
-        shards,
+        open_shards(request.data),
         recipe=config.recipe,
-        sampler=sampler,
+        sampler=_sampler(request),
         seed=config.seed,
         config=config.loader,
         start_step=request.start_step,
@@ -83,6 +80,14 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
         local_size=request.processes,
     ) as views:
         return [_rows(batch) for batch in views]
+
+
+def _sampler(request: TraceRequest) -> Sampler:
+    return Sampler(
+        num_samples=open_shards(request.data).manifest.num_samples,
+        global_batch_size=request.config.global_batch_size,
+        seed=request.config.seed,
+    )
 
 
 def _rows(batch: MultiCropBatch) -> list[Row]:

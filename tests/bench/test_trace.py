@@ -70,9 +70,18 @@ def test_both_formats_and_decoders_give_the_same_views(shards, expected, tmp_pat
     assert other == expected
 
 
-def test_what_cannot_be_traced_is_one_line(shards):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--processes", "2"], "global_batch_size=9 cannot be divided among 2 processes"),
+        (["--start-step", "10000000000000"], "epoch must lie in 0..2**32-1"),
+        (["--set", "global_batch_size=25"], "24 samples do not fill one global batch of 25"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_traced_is_one_line(shards, options, message):
     words = ["trace", "--data", str(shards), "--preset", "demo", "--set", "global_batch_size=9"]
-    result = CliRunner().invoke(bench, [*words, "--processes", "2"])
+    result = CliRunner().invoke(bench, [*words, *options])
     assert result.exit_code == 2
-    assert "global_batch_size=9 cannot be divided among 2 processes" in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
