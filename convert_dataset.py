@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +30,10 @@ from pipeline.shards.writer import FolderWriter, Provenance, check_free, new_fol
 from pipeline.sources import Record, Source, list_records
 from pipeline.sources.masks import attach_masks
 from pipeline.sources.prepare import BadPicture, Prepared, PrepareSettings
+from pipeline.sources.stop import Stop
 from pipeline.sources.workers import WorkerDied, prepare_all
+
+STOP = Stop()
 
 SECONDS_BETWEEN_LINES = 5.0  # of progress, where there is no terminal
 SECONDS_BETWEEN_UPDATES = 0.1
@@ -201,6 +203,7 @@ def write_shards(request: Request, source: Source, mask_origin: str, folder: Pat
         shown_progress(len(records), "converting") as advance,
     ):
         for record, outcome in outcomes:
+            STOP.check()
             try:
                 if isinstance(outcome, BadPicture):
                     raise outcome
@@ -341,5 +344,5 @@ def summarise(manifest: Manifest, out: Path, seconds: float) -> dict[str, object
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    STOP.listen()
     main()

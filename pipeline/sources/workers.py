@@ -130,6 +130,8 @@ def _started(num_workers: int, settings: PrepareSettings) -> Iterator[list[_Work
             worker.pipe.close()
             worker.process.terminate()
         for worker in workers:
+            worker.process.join(timeout=5)
+            worker.process.kill()  # a no-op for the dead: nobody waits for one that hangs
             worker.process.join()
 
 
