@@ -21,7 +21,7 @@ import torch
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import training_views
 from pipeline.sampler import Sampler
-from pipeline.shards import open_shards
+from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig
 
 Row = tuple[int, int, list[str]]  # sample id, epoch, a hash for each view
@@ -49,7 +49,9 @@ def trace(request: TraceRequest) -> dict[str, Any]:
     if batch % size:
         raise ValueError(f"global_batch_size={batch} cannot be divided among {size} processes")
     # A bad folder, too few samples, a step beyond the last epoch: reported here, in one line.
-    _sampler(request).batch(request.start_step + request.num_steps - 1)
+    shards = open_shards(request.data)
+    _sampler(request, shards).batch(request.start_step + request.num_steps - 1)
+    shards.close()
     if size == 1:
         shares = [trace_rank(request, 0)]
     else:
@@ -67,10 +69,11 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
     """Return the rows of each step that one rank sees."""
     torch.set_num_threads(1)
     config = request.config
+    shards = open_shards(request.data)
     with training_views(
-        open_shards(request.data),
+        shards,
         recipe=config.recipe,
-        sampler=_sampler(request),
+        sampler=_sampler(request, shards),
         seed=config.seed,
         config=config.loader,
         start_step=request.start_step,
@@ -82,9 +85,9 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
         return [_rows(batch) for batch in views]
 
 
-def _sampler(request: TraceRequest) -> Sampler:
+def _sampler(request: TraceRequest, shards: Shards) -> Sampler:
     return Sampler(
-        num_samples=open_shards(request.data).manifest.num_samples,
+        num_samples=len(shards),
         global_batch_size=request.config.global_batch_size,
         seed=request.config.seed,
     )
