@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from bench.augment import AugmentRequest, augment
+from bench.table import failed, table
 from bench.trace import TraceRequest, trace
 from pipeline.loader.decode import TooManyBadSamples
 from training.config import apply_settings
@@ -64,6 +66,49 @@ def trace_command(
     click.echo(f"all steps {result['digest']}")
     if as_json:
         click.echo(json.dumps(result))
+
+
+@bench.command("augment")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--images", type=click.IntRange(min=1), help="Pictures in a round. [32, GPU: 256]")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--data", type=Path, help="Shards to take pictures from; generated without it.")
+@click.option("--peers/--no-peers", default=True, show_default=True)
+@click.option("--only", multiple=True, metavar="NAME", help="Measure the row NAME; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+def augment_command(
+    device: str,
+    images: int | None,
+    rounds: int,
+    threads: int,
+    data: Path | None,
+    peers: bool,
+    only: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Speed of the augmentation, beside other libraries at the same work.
+
+    On CPU every row but `compiled xN` is pinned to one core; N is --threads.
+    """
+    request = AugmentRequest(
+        device=device,
+        images=images or (256 if device == "cuda" else 32),
+        rounds=rounds,
+        threads=threads,
+        data=data,
+        peers=peers,
+        only=only,
+    )
+    try:
+        result = augment(request)
+    except (ValueError, OSError, TooManyBadSamples) as error:
+        raise Refused(str(error)) from error
+    click.echo(table(result))
+    if as_json:
+        click.echo(json.dumps(result))
+    if broken := failed(result):
+        raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
 
 
 if __name__ == "__main__":
