@@ -262,7 +262,7 @@ def _sheets(shards: Shards, recipe: MultiCropRecipe) -> list[Section]:
                 masks,
                 names=[shards.key(int(sample_id)) for sample_id in ids],
                 threshold=recipe.mask_threshold,
-                fill=recipe.mask_fill,
+                fill=recipe.mask_color,
             )
         )
     return sheets

@@ -5,29 +5,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
+
+import torch
 
 from pipeline.augment.params import ViewParams
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import DecodedBatch, MultiCropBatch
 
-Executor = Callable[[DecodedBatch, ViewParams], MultiCropBatch]
-
 EXECUTORS = ("auto", "compiled", "reference")
+CPU = torch.device("cpu")
 
 
-def make_executor(name: str, recipe: MultiCropRecipe, *, threads: int = 1) -> Executor:
-    """Choose who applies the params: one of EXECUTORS; `auto` takes the fastest this machine runs.
+class Executor(Protocol):
+    """Carries out params on decoded images."""
+
+    def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch: ...
+
+    def close(self) -> None:
+        """End what it holds: threads, pipelines."""
+
+
+def choose_executor(name: str, device: torch.device) -> str:
+    """Return the executor that `auto` stands for: the fastest that can feed `device`.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or an executor that this device or machine cannot run.
     """
-    if name in ("auto", "compiled"):
+    if name not in EXECUTORS:
+        raise ValueError(f"unknown executor {name!r}; choose one of {', '.join(EXECUTORS)}")
+    return "compiled" if name == "auto" else name
+
+
+def make_executor(
+    name: str,
+    recipe: MultiCropRecipe,
+    *,
+    threads: int = 1,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> Executor:
+    """Make who applies the params: one of EXECUTORS.
+
+    Args:
+        threads: of executors that run on the CPU.
+        device, dtype: where views are wanted, and as what; only `fused` makes views on a GPU, and
+            in another type than float32.
+
+    Raises:
+        ValueError: as `choose_executor`.
+    """
+    name = choose_executor(name, device)
+    if name == "compiled":
         from pipeline.augment.compiled import CompiledViews
 
         return CompiledViews(recipe, threads=threads)
-    if name == "reference":
-        from pipeline.augment.reference import ReferenceViews
+    from pipeline.augment.reference import ReferenceViews
 
-        return ReferenceViews(recipe)
-    raise ValueError(f"unknown executor {name!r}; choose one of {', '.join(EXECUTORS)}")
+    return ReferenceViews(recipe)

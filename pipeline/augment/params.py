@@ -37,6 +37,7 @@ class Draw(IntEnum):
     BLUR_SIGMA = 13
     SOLARIZE = 14
     MASK = 15
+    MASK_GRAY = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ class ViewParams:
     crop_height: Ints
     crop_width: Ints
     flip: Bools
-    brightness: Floats  # added
+    brightness: Floats  # added; in torchvision's style a factor of 1 + this
     contrast: Floats  # factor
     saturation: Floats  # factor
     hue: Floats  # turns
@@ -62,8 +63,12 @@ class ViewParams:
     blur_sigma: Floats  # pixels of the view; 0: no blur
     solarize: Bools
     mask: Bools  # replace the background
-    mask_fill: Floats  # [B, V, 3], 0..1
+    mask_color: Floats  # [B, V, 3], 0..1
+    # COLOR: mask_color; MEAN: the image's own mean; r >= 0: the image of row r of the batch
+    mask_source: Ints
 
+
+COLOR, MEAN = -1, -2  # values of ViewParams.mask_source
 
 # All orders of (0 brightness, 1 contrast, 2 saturation, 3 hue), lexicographic: the row is the
 # Lehmer code, as a table so that executors need no arithmetic.
@@ -89,6 +94,10 @@ def sample_view_params(
 ) -> ViewParams:
     """Draw the params of every view of every sample.
 
+    The fill `other-image` takes the row half a batch away: rank k of W processes holds the
+    positions k, k + W, .. of the global batch, so that for an even local batch the partner is the
+    same sample at every world size.
+
     Crops follow BYOL's `_decode_and_random_crop` (spec 3.2, [SRC]): area and log-uniform aspect,
     sides rounded, then clamped to the image; no retries. Views of images whose mask is missing
     (coverage NaN) or degenerate stay unmasked.
@@ -96,6 +105,9 @@ def sample_view_params(
     Args:
         sample_ids, heights, widths: [B]; sizes in pixels.
         mask_coverage: [B] share of the image that the mask covers; NaN: no mask.
+
+    Raises:
+        ValueError: the fill `other-image` with an odd number of samples.
     """
     draws = uniform(
         seed=seed,
@@ -116,10 +128,14 @@ def sample_view_params(
             mask_coverage <= recipe.mask_max_coverage
         )
     masked = draws[..., Draw.MASK] < _per_view(views, "mask_probability")
-    fill = np.broadcast_to(np.asarray(recipe.mask_fill, np.float32), (*draws.shape[:2], 3))
+    color, source = _mask_fill(recipe, draws)
+    # A negative factor would be a negative picture: torchvision cuts the range at 0, BYOL does not.
+    least = -1.0 if recipe.jitter_style == "torchvision" else -np.inf
 
     def centred(draw: Draw, name: str, neutral: float) -> NDArray[np.float64]:
-        delta = (2 * draws[..., draw] - 1) * _per_view(views, name)
+        high = _per_view(views, name)
+        low = -high if draw is Draw.HUE else np.maximum(-high, least)
+        delta = (high + low) / 2 + (2 * draws[..., draw] - 1) * (high - low) / 2
         return np.where(jitter, neutral + delta, neutral)
 
     return _frozen(
@@ -138,7 +154,8 @@ def sample_view_params(
             blur_sigma=np.where(blur, sigma, 0).astype(np.float32),
             solarize=draws[..., Draw.SOLARIZE] < _per_view(views, "solarize_probability"),
             mask=masked & usable[:, None],
-            mask_fill=fill.copy(),
+            mask_color=color,
+            mask_source=source,
         )
     )
 
@@ -170,9 +187,30 @@ def centre_view_params(heights: Ints, widths: Ints, *, num_views: int = 1) -> Vi
             blur_sigma=zeros.copy(),
             solarize=false.copy(),
             mask=false.copy(),
-            mask_fill=np.zeros((*shape, 3), np.float32),
+            mask_color=np.zeros((*shape, 3), np.float32),
+            mask_source=np.full(shape, COLOR, np.int32),
         )
     )
+
+
+def _mask_fill(recipe: MultiCropRecipe, draws: NDArray[np.float64]) -> tuple[Floats, Ints]:
+    """Return mask_color [B, V, 3] and mask_source [B, V]: one choice for all views of an image."""
+    batch, num_views = draws.shape[:2]
+    color = np.broadcast_to(np.asarray(recipe.mask_color, np.float32), (batch, num_views, 3))
+    source: NDArray[np.int64] = np.full(batch, COLOR)
+    if recipe.mask_fill == "random-gray":
+        gray = draws[:, 0, Draw.MASK_GRAY].astype(np.float32)
+        color = np.broadcast_to(gray[:, None, None], (batch, num_views, 3))
+    elif recipe.mask_fill == "image-mean":
+        source = np.full(batch, MEAN)
+    elif recipe.mask_fill == "other-image":
+        if batch % 2:
+            raise ValueError(
+                f"mask_fill=other-image needs an even number of images per process, got {batch}; "
+                "choose another global batch"
+            )
+        source = (np.arange(batch) + batch // 2) % batch
+    return color.copy(), np.repeat(source[:, None], num_views, axis=1).astype(np.int32)
 
 
 def _crop_sides(

@@ -15,6 +15,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Range = tuple[float, float]
 RGB = tuple[float, float, float]
 
+_CHOICES = {
+    "interpolation": ("bicubic", "bilinear"),
+    "jitter_style": ("byol", "torchvision"),
+    "mask_fill": ("constant", "random-gray", "image-mean", "other-image"),
+}
 _LARGEST_VIEW = 2048  # pixels; a mistyped size should not end as a failed allocation
 
 
@@ -30,9 +35,9 @@ class ViewRecipe:
     aspect: Range = (3 / 4, 4 / 3)  # width / height of the crop, log-uniform
     flip_probability: float = 0.5
     jitter_probability: float = 0.8
-    brightness: float = 0.4  # added: U(-b, b)
-    contrast: float = 0.4  # factor about the mean of each channel: U(1-c, 1+c)
-    saturation: float = 0.2  # factor on HSV saturation: U(1-s, 1+s)
+    brightness: float = 0.4  # U(-b, b), added or, torchvision's style, a factor of 1 + that
+    contrast: float = 0.4  # factor about the mean of the view: U(1-c, 1+c)
+    saturation: float = 0.2  # factor: U(1-s, 1+s)
     hue: float = 0.1  # added to HSV hue, in turns: U(-h, h)
     grayscale_probability: float = 0.2
     blur_probability: float = 1.0
@@ -84,10 +89,18 @@ class MultiCropRecipe:
     large_even: ViewRecipe = field(default=LARGE_EVEN)
     large_odd: ViewRecipe = field(default=LARGE_ODD)
     small: ViewRecipe = field(default=SMALL)
+    interpolation: str = "bicubic"  # bicubic | bilinear
+    antialias: bool = False  # True: widen the kernel when a crop is made smaller, as torchvision
+    # byol: brightness is added, contrast about the mean of each channel, HSV saturation;
+    # torchvision: brightness is a factor, contrast about the mean gray, saturation mixes with gray
+    jitter_style: str = "byol"
     mask_threshold: float = 0.5  # salience above it is foreground
     mask_min_coverage: float = 0.01  # masks that cover less are degenerate: the view stays unmasked
     mask_max_coverage: float = 1.0  # and so are masks that cover more
-    mask_fill: RGB = IMAGENET_MEAN  # what the background becomes, RGB in 0..1
+    # What the background becomes. constant: mask_color; random-gray: one level per image;
+    # image-mean: the mean of the whole image; other-image: the image half a batch away, stretched
+    mask_fill: str = "constant"
+    mask_color: RGB = IMAGENET_MEAN  # RGB in 0..1; of the fill `constant`
     mean: RGB = IMAGENET_MEAN
     std: RGB = IMAGENET_STD
 
@@ -102,6 +115,13 @@ class MultiCropRecipe:
                 f"view sizes must lie in 1..{_LARGEST_VIEW} pixels, got {self.large_size} and "
                 f"{self.small_size}"
             )
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
+        if not all(0 <= level <= 1 for level in self.mask_color):
+            raise ValueError(f"mask_color must be RGB in 0..1, got {self.mask_color}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
         if not 0 <= self.mask_threshold < 1:

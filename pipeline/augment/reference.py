@@ -3,7 +3,8 @@
 Photometry follows BYOL's code to the letter (spec section 3.2, [SRC]: relicv2/utils/
 augmentations.py and dataset.py): mask, crop, bicubic resize without antialias, clip, flip, the four
 jitter ops in the view's own order with a clip after each, grayscale, blur with zero padding,
-solarize, clip, normalise. Every other executor is tested against this one.
+solarize, clip, normalise. The recipe may ask for bilinear, antialias and torchvision's jitter
+instead. Every other executor is tested against this one.
 
 Shapes: h, w source image; s side of the view; M mask grid.
 """
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.augment.params import JITTER_ORDERS, ViewParams
+from pipeline.augment.params import JITTER_ORDERS, MEAN, ViewParams
 from pipeline.augment.recipe import MultiCropRecipe, ViewRecipe
-from pipeline.batch import Bytes, DecodedBatch, MultiCropBatch
+from pipeline.batch import Bools, Bytes, DecodedBatch, MultiCropBatch
 from pipeline.saliency.codec import mask_at_pixels
 
 Image = NDArray[np.float64]  # [height, width, 3], 0..1
@@ -35,13 +36,9 @@ class ReferenceViews:
 
     def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
         recipe = self.recipe
+        rows = range(len(decoded.sample_ids))
         views = [
-            [
-                apply_view(
-                    decoded.images.image(b).numpy(), decoded.masks[b].numpy(), params, b, v, recipe
-                )
-                for b in range(len(decoded.sample_ids))
-            ]
+            [apply_view(decoded, params, b, v, recipe) for b in rows]
             for v in range(recipe.num_views)
         ]
         shape = (len(decoded.sample_ids), 3, recipe.small_size, recipe.small_size)
@@ -54,27 +51,28 @@ class ReferenceViews:
             epoch=decoded.epoch,
         )
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def apply_view(
-    image: Bytes, grid: Bytes, params: ViewParams, b: int, v: int, recipe: MultiCropRecipe
+    decoded: DecodedBatch, params: ViewParams, b: int, v: int, recipe: MultiCropRecipe
 ) -> NDArray[np.float32]:
-    """Make view v of sample b: float32 [3, s, s], normalised.
-
-    Args:
-        image: uint8 [h, w, 3].
-        grid: uint8 [M, M] salience of the whole image.
-    """
+    """Make view v of sample b: float32 [3, s, s], normalised."""
     view, size = recipe.views[v], recipe.sizes[v]
+    image = decoded.images.image(b).numpy()
     if params.mask[b, v]:
-        image = apply_mask(image, grid, params.mask_fill[b, v], threshold=recipe.mask_threshold)
+        foreground = foreground_of(decoded.masks[b].numpy(), image, recipe.mask_threshold)
+        image = np.where(foreground[..., None], image, background_of(decoded, params, b, v))
     top, left = int(params.crop_top[b, v]), int(params.crop_left[b, v])
     bottom, right = top + int(params.crop_height[b, v]), left + int(params.crop_width[b, v])
-    out = resize_bicubic(image[top:bottom, left:right] / 255.0, size).clip(0, 1)
+    crop = image[top:bottom, left:right] / 255.0
+    out = resize(crop, size, recipe.interpolation, antialias=recipe.antialias).clip(0, 1)
     if params.flip[b, v]:
         out = out[:, ::-1]
-    out = apply_jitter(out, params, b, v)
+    out = apply_jitter(out, params, b, v, style=recipe.jitter_style)
     if params.grayscale[b, v]:
-        out = (out @ np.array(GRAY_WEIGHTS))[..., None].repeat(3, axis=2).clip(0, 1)
+        out = to_gray(out)[..., None].repeat(3, axis=2).clip(0, 1)
     if params.blur_sigma[b, v] > 0:
         out = apply_blur(out, float(params.blur_sigma[b, v]), blur_radius(size, view))
     if params.solarize[b, v]:
@@ -83,10 +81,22 @@ def apply_view(
     return np.ascontiguousarray(out.transpose(2, 0, 1), dtype=np.float32)
 
 
-def apply_mask(image: Bytes, grid: Bytes, fill: NDArray[np.float32], *, threshold: float) -> Bytes:
-    """Replace the background of the whole image by `fill`, rounded to a level of the image."""
-    foreground = mask_at_pixels(grid, *image.shape[:2]) > salience_limit(threshold)
-    return np.where(foreground[..., None], image, fill_levels(fill)).astype(np.uint8)
+def foreground_of(grid: Bytes, image: Bytes, threshold: float) -> Bools:
+    """Return [h, w]: where the salience of a grid over the whole image exceeds the threshold."""
+    return mask_at_pixels(grid, *image.shape[:2]) > salience_limit(threshold)
+
+
+def background_of(decoded: DecodedBatch, params: ViewParams, b: int, v: int) -> Bytes:
+    """Return what replaces the background of image b in view v: uint8 [3], or [h, w, 3].
+
+    Integers whatever the fill: a masked picture is a picture of 8 bits like any other.
+    """
+    image, source = decoded.images.image(b).numpy(), int(params.mask_source[b, v])
+    if source == MEAN:
+        return mean_levels(image)
+    if source >= 0:
+        return stretched(decoded.images.image(source).numpy(), *image.shape[:2])
+    return color_levels(params.mask_color[b, v])
 
 
 def salience_limit(threshold: float) -> int:
@@ -94,32 +104,54 @@ def salience_limit(threshold: float) -> int:
     return math.floor(threshold * FULL_SALIENCE)
 
 
-def fill_levels(fill: NDArray[np.float32]) -> Bytes:
-    """Round a fill in 0..1 to uint8: the masked picture is a picture of 8 bits like any other."""
-    return np.rint(np.asarray(fill, np.float64) * 255).clip(0, 255).astype(np.uint8)
+def color_levels(color: NDArray[np.float32]) -> Bytes:
+    """Round colours in 0..1 to uint8."""
+    return np.rint(np.asarray(color, np.float64) * 255).clip(0, 255).astype(np.uint8)
 
 
-def resize_bicubic(crop: Image, size: int) -> Image:
-    """Resize to [size, size, 3] as TensorFlow 2's `tf.image.resize(..., BICUBIC)`, no antialias.
+def mean_levels(image: Bytes) -> Bytes:
+    """The mean colour of the whole image, rounded half up: uint8 [3]."""
+    count = image.shape[0] * image.shape[1]
+    sums = image.sum(axis=(0, 1), dtype=np.int64)
+    levels: Bytes = ((2 * sums + count) // (2 * count)).astype(np.uint8)
+    return levels
 
-    Keys' cubic with a = -0.5, half-pixel centres, taps outside the crop get weight zero and the
-    rest is renormalised (tensorflow/core/kernels/image/resize_bicubic_op.cc). TensorFlow rounds the
-    phase to 1/1024; we do not. Overshoot is left to the caller.
+
+def stretched(image: Bytes, height: int, width: int) -> Bytes:
+    """Resize to [height, width, 3] by the nearest pixel: of row y, ((2y + 1) * h) // (2 height)."""
+    rows = ((2 * np.arange(height, dtype=np.int64) + 1) * image.shape[0]) // (2 * height)
+    columns = ((2 * np.arange(width, dtype=np.int64) + 1) * image.shape[1]) // (2 * width)
+    nearest: Bytes = image[rows[:, None], columns]
+    return nearest
+
+
+def resize(crop: Image, size: int, interpolation: str, *, antialias: bool) -> Image:
+    """Resize to [size, size, 3]; overshoot is left to the caller.
+
+    bicubic is TensorFlow 2's `tf.image.resize(..., BICUBIC)`: Keys' cubic with a = -0.5, half-pixel
+    centres, taps outside the crop get weight zero and the rest is renormalised (tensorflow/core/
+    kernels/image/resize_bicubic_op.cc). TensorFlow rounds the phase to 1/1024; we do not. With
+    antialias both kernels are those of Pillow, and of torch's antialias=True, without rounding.
     """
-    rows = bicubic_weights(crop.shape[0], size)
-    columns = bicubic_weights(crop.shape[1], size)
+    rows = resize_weights(crop.shape[0], size, interpolation, antialias=antialias)
+    columns = resize_weights(crop.shape[1], size, interpolation, antialias=antialias)
     view: Image = np.einsum("yh,hwc,xw->yxc", rows, crop, columns, optimize=True)
     return view
 
 
-def bicubic_weights(length: int, size: int) -> NDArray[np.float64]:
+def resize_weights(
+    length: int, size: int, interpolation: str, *, antialias: bool
+) -> NDArray[np.float64]:
     """Return [size, length]: the weight of each source pixel in each output pixel."""
+    kernel, radius = KERNELS[interpolation]
+    stretch = max(length / size, 1.0) if antialias else 1.0
     weights = np.zeros((size, length))
     for i in range(size):
         centre = (i + 0.5) * length / size - 0.5
-        first = math.floor(centre) - 1
-        for tap in range(max(first, 0), min(first + 4, length)):
-            weights[i, tap] = keys_cubic(centre - tap)
+        first = max(math.ceil(centre - radius * stretch), 0)
+        last = min(math.floor(centre + radius * stretch), length - 1)
+        for tap in range(first, last + 1):
+            weights[i, tap] = kernel((centre - tap) / stretch)
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
 
@@ -132,26 +164,51 @@ def keys_cubic(x: float) -> float:
     return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
 
 
-def apply_jitter(image: Image, params: ViewParams, b: int, v: int) -> Image:
+def triangle(x: float) -> float:
+    """The kernel of linear interpolation."""
+    return max(1 - abs(x), 0.0)
+
+
+KERNELS = {"bicubic": (keys_cubic, 2), "bilinear": (triangle, 1)}  # and how far each reaches
+
+
+def to_gray(image: Image) -> NDArray[np.float64]:
+    """[..., 3] RGB to luma."""
+    gray: NDArray[np.float64] = image @ np.array(GRAY_WEIGHTS)
+    return gray
+
+
+def apply_jitter(image: Image, params: ViewParams, b: int, v: int, *, style: str) -> Image:
     """Apply the four colour ops in the order of the row, each clipped; neutral ones do nothing."""
     brightness, contrast = float(params.brightness[b, v]), float(params.contrast[b, v])
     saturation, hue = float(params.saturation[b, v]), float(params.hue[b, v])
+    torchvision = style == "torchvision"
     for op in JITTER_ORDERS[params.jitter_order[b, v]]:
         if op == 0 and brightness != 0:
-            image = image + brightness
+            image = image * (1 + brightness) if torchvision else image + brightness
         elif op == 1 and contrast != 1:
-            mean = image.mean(axis=(0, 1))
+            mean = to_gray(image).mean() if torchvision else image.mean(axis=(0, 1))
             image = contrast * (image - mean) + mean
         elif op == 2 and saturation != 1:
-            hsv = rgb_to_hsv(image)
-            hsv[..., 1] = (hsv[..., 1] * saturation).clip(0, 1)
-            image = hsv_to_rgb(hsv)
+            image = (
+                _mix_with_gray(image, saturation) if torchvision else _saturate(image, saturation)
+            )
         elif op == 3 and hue != 0:
             hsv = rgb_to_hsv(image)
             hsv[..., 0] = (hsv[..., 0] + hue) % 1.0
             image = hsv_to_rgb(hsv)
         image = image.clip(0, 1)
     return image
+
+
+def _saturate(image: Image, factor: float) -> Image:
+    hsv = rgb_to_hsv(image)
+    hsv[..., 1] = (hsv[..., 1] * factor).clip(0, 1)
+    return hsv_to_rgb(hsv)
+
+
+def _mix_with_gray(image: Image, factor: float) -> Image:
+    return factor * image + (1 - factor) * to_gray(image)[..., None]
 
 
 def rgb_to_hsv(image: Image) -> Image:

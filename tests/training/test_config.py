@@ -44,7 +44,7 @@ def test_settings_are_parsed_by_type():
             "model.predictor=false",
             "loader.decoder=turbojpeg",
             "epochs=7",
-            "recipe.mask_fill=(0.5, 0.5, 0.5)",
+            "recipe.mask_color=(0.5, 0.5, 0.5)",
         ],
     )
     assert config.loss.temperature == 0.1
@@ -52,7 +52,7 @@ def test_settings_are_parsed_by_type():
     assert config.model.predictor is False
     assert config.loader.decoder == "turbojpeg"
     assert config.epochs == 7
-    assert config.recipe.mask_fill == (0.5, 0.5, 0.5)
+    assert config.recipe.mask_color == (0.5, 0.5, 0.5)
     assert config.recipe.large_odd == TrainConfig().recipe.large_odd
 
 

@@ -47,7 +47,7 @@ def test_params_never_change_silently():
 
 def test_draws_are_numbered_for_ever():
     assert [d.name for d in Draw][:4] == ["CROP_AREA", "CROP_ASPECT", "CROP_TOP", "CROP_LEFT"]
-    assert [int(d) for d in Draw] == list(range(16))
+    assert [int(d) for d in Draw] == list(range(17))
 
 
 @given(

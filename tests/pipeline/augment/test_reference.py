@@ -10,20 +10,19 @@ from PIL import Image
 from scipy import ndimage
 
 from pipeline.augment import reference
-from pipeline.augment.params import JITTER_ORDERS, ViewParams
+from pipeline.augment.params import COLOR, JITTER_ORDERS, ViewParams
 from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
 from pipeline.augment.reference import (
     apply_blur,
     apply_jitter,
-    apply_mask,
     apply_view,
-    bicubic_weights,
     blur_radius,
     hsv_to_rgb,
-    resize_bicubic,
+    resize,
+    resize_weights,
     rgb_to_hsv,
 )
-from tests.support import blob_mask, textured_image
+from tests.support import blob_mask, decoded_batch, textured_image
 
 
 def params_of(**values):
@@ -43,10 +42,11 @@ def params_of(**values):
         "blur_sigma": 0.0,
         "solarize": False,
         "mask": False,
+        "mask_source": COLOR,
     } | values
-    fill = neutral.pop("mask_fill", (0.5, 0.5, 0.5))
+    color = neutral.pop("mask_color", (0.5, 0.5, 0.5))
     arrays = {name: np.array([[value]]) for name, value in neutral.items()}
-    return ViewParams(**arrays, mask_fill=np.array([[fill]], np.float32))
+    return ViewParams(**arrays, mask_color=np.array([[color]], np.float32))
 
 
 ONE_VIEW = MultiCropRecipe(num_large=1, num_small=0, large_size=16, mean=(0, 0, 0), std=(1, 1, 1))
@@ -55,7 +55,15 @@ FULL = np.full((128, 128), 255, np.uint8)
 
 def view_of(image, recipe=ONE_VIEW, grid=FULL, **values):
     values = {"crop_height": image.shape[0], "crop_width": image.shape[1]} | values
-    return apply_view(image, grid, params_of(**values), 0, 0, recipe)
+    return apply_view(decoded_batch([image], [grid]), params_of(**values), 0, 0, recipe)
+
+
+def bicubic(image, size):
+    return resize(image, size, "bicubic", antialias=False)
+
+
+def bicubic_weights(length, size):
+    return resize_weights(length, size, "bicubic", antialias=False)
 
 
 def test_upsampling_equals_pillows_bicubic():
@@ -63,7 +71,7 @@ def test_upsampling_equals_pillows_bicubic():
     # renormalises at the border as TensorFlow does. It clips between its two passes, so the picture
     # keeps off black and white.
     image = (textured_image(24, 24) * 0.4 + 70).astype(np.uint8)
-    ours = resize_bicubic(image / 255.0, 60).clip(0, 1) * 255
+    ours = bicubic(image / 255.0, 60).clip(0, 1) * 255
     pillow = np.asarray(Image.fromarray(image).resize((60, 60), Image.Resampling.BICUBIC))
     assert np.abs(ours - pillow).max() < 1.2  # it rounds to 8 bits in each pass
 
@@ -74,7 +82,7 @@ def test_shrinking_does_not_antialias():
     # Half-pixel centres of a factor 4 fall between the same two columns each time.
     weights = bicubic_weights(64, 16)
     assert (np.count_nonzero(weights, axis=1) <= 4).all()
-    columns = resize_bicubic(stripes, 16)[8, :, 0]
+    columns = bicubic(stripes, 16)[8, :, 0]
     assert np.ptp(columns) < 1e-12
 
 
@@ -97,7 +105,7 @@ def test_weights_are_torchs_cubic_with_another_constant():
 def test_weights_sum_to_one(length, size):
     weights = bicubic_weights(length, size)
     assert np.allclose(weights.sum(axis=1), 1)
-    constant = resize_bicubic(np.full((length, length, 3), 0.3), size)
+    constant = bicubic(np.full((length, length, 3), 0.3), size)
     assert np.allclose(constant, 0.3)
 
 
@@ -118,7 +126,7 @@ def test_hsv_equals_the_standard_librarys():
 
 
 def jittered(image, **values):
-    return apply_jitter(image, params_of(**values), 0, 0)
+    return apply_jitter(image, params_of(**values), 0, 0, style="byol")
 
 
 def test_brightness_is_added():
@@ -211,13 +219,19 @@ def test_the_crop_sees_nothing_of_its_surroundings():
     assert np.array_equal(view_of(changed, **crop), inside)
 
 
+def masked_picture(image, grid, color):
+    """The whole picture with its background replaced: a view of its own size is the picture."""
+    recipe = replace(ONE_VIEW, large_size=image.shape[0])
+    out = view_of(image, recipe=recipe, grid=grid, mask=True, mask_color=color)
+    return np.rint(out.transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
 def test_a_masked_view_differs_only_where_the_background_reaches():
-    image, grid = textured_image(64, 48), blob_mask(1)
-    masked = apply_mask(image, grid, np.array([0.2, 0.4, 0.6], np.float32), threshold=0.5)
+    image, grid = textured_image(64, 64), blob_mask(1)
+    masked = masked_picture(image, grid, (0.2, 0.4, 0.6))
     changed = (masked != image).any(axis=-1)
-    rows = (np.arange(64) * 2 + 1) * 128 // 128
-    columns = (np.arange(48) * 2 + 1) * 128 // 96
-    nearest = grid[rows.clip(0, 127)][:, columns.clip(0, 127)] / 255
+    centres = (np.arange(64) * 2 + 1).clip(0, 127)
+    nearest = grid[centres][:, centres] / 255
     assert not changed[nearest > 0.6].any()
     assert (masked[nearest < 0.4] == (51, 102, 153)).all()
 
@@ -227,9 +241,11 @@ def test_the_mask_is_applied_before_the_crop_is_resampled():
     image = np.full((32, 32, 3), 255, np.uint8)
     grid = np.zeros((128, 128), np.uint8)
     grid[:, :64] = 255
-    out = view_of(image, grid=grid, mask=True, mask_fill=(0, 0, 0), crop_height=32, crop_width=32)
-    before = apply_mask(image, grid, np.zeros(3, np.float32), threshold=0.5)
-    expected = resize_bicubic(before / 255.0, 16).clip(0, 1).transpose(2, 0, 1)
+    out = view_of(image, grid=grid, mask=True, mask_color=(0, 0, 0), crop_height=32, crop_width=32)
+    before = masked_picture(image, grid, (0, 0, 0))
+    assert (before[:, :15] == 255).all()
+    assert (before[:, 17:] == 0).all()
+    expected = bicubic(before / 255.0, 16).clip(0, 1).transpose(2, 0, 1)
     assert np.abs(out - expected).max() < 1e-6
 
 
