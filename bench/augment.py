@@ -1,49 +1,25 @@
 """Rung `augment`: the six views of decoded pictures, by our executors and by other libraries.
 
-On CPU each row is one core's work (the process is pinned to it), so that rows compare libraries
-and not how they use threads; `compiled xN` says what more cores bring. Pictures are decoded and in
-memory before anything is measured. Drawing the params is part of every row.
+What the rung is asked, how a peer becomes a candidate, and what it reports; the rows themselves
+are in augment_cpu and augment_cuda. Pictures are decoded and in memory before anything is measured.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.environment import environment
-from bench.harness import (
-    Built,
-    Candidate,
-    Measured,
-    Unavailable,
-    copy_bandwidth,
-    faster,
-    measure,
-    named,
-    ratio,
-    repeated,
-    row,
-)
+from bench.harness import Built, Candidate, Measured
 from bench.pictures import Pictures, bytes_to_move, from_shards, generated
-from pipeline.augment import EXECUTORS, make_executor
+from bench.rows import ratio
 from pipeline.augment.params import ViewParams, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
-
-OURS = {
-    "compiled": "compiled executor, masks on",
-    "dali": "the same params carried out by DALI's operators, masks on",
-    "reference": "the specification, slow on purpose, masks on",
-}
-_FAST_TURNS = 4  # batches of a round for the compiled executor: a tenth of a second each
-_SLOW_SHARE = 2  # pictures of a round for the reference: seconds each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +46,9 @@ def augment(request: AugmentRequest) -> dict[str, Any]:
         from bench.augment_cuda import augment_cuda
 
         return augment_cuda(request, recipe)
-    pictures = load_pictures(request)
-    candidates = chosen(request, cpu_candidates(request, pictures, recipe))
-    roofs = {cores: _roof(cores) for cores in {candidate.cores for candidate in candidates}}
-    measured = measure(candidates, rounds=request.rounds)
-    return report(
-        request,
-        pictures,
-        recipe,
-        rows=[row(each, roofs[each.candidate.cores]) for each in measured],
-        ratios=cpu_ratios(measured, request.threads),
-        roofs={f"{cores} cores": roof for cores, roof in sorted(roofs.items()) if roof},
-    )
+    from bench.augment_cpu import augment_cpu
+
+    return augment_cpu(request, recipe)
 
 
 def load_pictures(request: AugmentRequest) -> Pictures:
@@ -106,35 +73,6 @@ def chosen(request: AugmentRequest, candidates: Sequence[Candidate]) -> list[Can
     ]
 
 
-def cpu_candidates(
-    request: AugmentRequest, pictures: Pictures, recipe: MultiCropRecipe
-) -> list[Candidate]:
-    """All rows of a CPU: ours, then the peers."""
-
-    def ours(name: str, executor: str, share: Pictures, cores: int = 1) -> Candidate:
-        what = f"{OURS[executor]}, {cores} thread{'s' * (cores > 1)}"
-        build = partial(_executor, executor, share, recipe, cores)
-        return _candidate(name, what, build, share, recipe, cores=cores)
-
-    rows = [repeated(ours("compiled", "compiled", pictures), _FAST_TURNS)]
-    if request.threads > 1:
-        several = ours(f"compiled x{request.threads}", "compiled", pictures, request.threads)
-        rows.append(repeated(several, _FAST_TURNS))
-    if "dali" in EXECUTORS:
-        rows.append(ours("dali", "dali", pictures))
-    rows.append(ours("reference", "reference", pictures.first(_SLOW_SHARE)))
-    return rows + [
-        peer(name, file, function, pictures, recipe, **arguments)
-        for name, file, function, arguments in (
-            ("torchvision (tensor)", "torchvision_v2", "make_tensor", {}),
-            ("torchvision (PIL)", "torchvision_v2", "make_pil", {}),
-            ("kornia", "kornia_batched", "make", {"device": torch.device("cpu")}),
-            ("DALI stock", "dali_stock", "make", {"threads": 1}),
-            ("FFCV stock", "ffcv_stock", "make", {}),
-        )
-    ]
-
-
 def peer(
     name: str,
     file: str,
@@ -147,10 +85,10 @@ def peer(
     module = importlib.import_module(f"bench.peers.{file}")
     build = partial(getattr(module, function), pictures, recipe, **arguments)
     what = getattr(module, "WHAT" + function.removeprefix("make").upper())
-    return _candidate(name, what, build, pictures, recipe, version=module.PACKAGE, is_peer=True)
+    return as_candidate(name, what, build, pictures, recipe, version=module.PACKAGE, is_peer=True)
 
 
-def _candidate(
+def as_candidate(
     name: str,
     what: str,
     build: Callable[[], Built],
@@ -161,6 +99,7 @@ def _candidate(
     version: str | None = None,
     is_peer: bool = False,
 ) -> Candidate:
+    """A candidate whose share is these pictures, once."""
     return Candidate(
         name=name,
         what=what,
@@ -192,31 +131,6 @@ def params_of(pictures: Pictures, recipe: MultiCropRecipe, epoch: int) -> ViewPa
         widths=images.widths.numpy(),
         mask_coverage=pictures.mask_coverage,
     )
-
-
-def _executor(name: str, pictures: Pictures, recipe: MultiCropRecipe, threads: int) -> Built:
-    executor = make_executor(name, recipe, threads=threads)
-    epochs = itertools.count()
-    return Built(run=lambda: executor(pictures.decoded, params_of(pictures, recipe, next(epochs))))
-
-
-def _roof(cores: int) -> float | None:
-    try:
-        return copy_bandwidth(cores)
-    except Unavailable:
-        return None
-
-
-def cpu_ratios(measured: Sequence[Measured], threads: int) -> dict[str, float]:
-    """How many times faster the first of each pair is; pairs without figures are left out."""
-    ours = named(measured, "compiled")
-    several = named(measured, f"compiled x{threads}")
-    torchvision = [m for m in measured if m.candidate.name.startswith("torchvision")]
-    pairs = {"compiled/torchvision": (ours, faster(*torchvision) if torchvision else None)}
-    pairs[f"compiled x{threads}/compiled"] = (several, ours)
-    for name in ("kornia", "DALI stock", "FFCV stock", "dali", "reference"):
-        pairs[f"compiled/{name}"] = (ours, named(measured, name))
-    return ratios_of(pairs)
 
 
 def ratios_of(

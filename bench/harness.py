@@ -1,8 +1,7 @@
-"""Several candidates measured in one run, side by side; the form that every rung reports in.
+"""Several candidates measured in one run, side by side.
 
 Rounds are interleaved: in each round every candidate does its share of images, and the order is
-rotated from round to round, so that a machine that slows down slows all of them. A ratio of two
-rows is the median of the ratios of their rounds.
+rotated from round to round, so that a machine that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 
 Work = Callable[[], object]  # does a share of images once
@@ -203,46 +200,6 @@ def _prepare(runner: _Runner) -> None:
 def _time_round(runner: _Runner, stopwatch: Stopwatch) -> None:
     assert runner.run is not None
     runner.seconds.append(stopwatch(runner.run) / runner.candidate.images)
-
-
-def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """20 %, 50 % and 80 % of the values, linear between neighbours."""
-    p20, p50, p80 = np.quantile(np.asarray(values), [0.2, 0.5, 0.8])
-    return {"p20": float(p20), "p50": float(p50), "p80": float(p80)}
-
-
-def row(measured: Measured, roof: float | None = None) -> dict[str, Any]:
-    """The JSON row; `roof`: bytes per second that a large copy moves on the same cores."""
-    candidate = measured.candidate
-    if measured.skipped:
-        reason: dict[str, Any] = {"name": candidate.name, "skipped": measured.skipped}
-        return reason | ({"failed": True} if measured.failed else {})
-    head = {"name": candidate.name, "version": candidate.version, "cores": candidate.cores}
-    head["what"] = "; ".join(filter(None, [candidate.what, measured.note]))
-    rate = candidate.bytes_per_image / median(measured.seconds)
-    return head | {
-        "images": candidate.images,
-        "images_per_second": quantiles([1 / s for s in measured.seconds]),
-        "milliseconds_per_image": quantiles([1e3 * s for s in measured.seconds]),
-        "gigabytes_per_second": rate / 1e9,
-        "share_of_memory_roof": rate / roof if roof else None,
-    }
-
-
-def ratio(ours: Measured, theirs: Measured) -> float | None:
-    """How many times faster: the median over the rounds of their time / our time."""
-    if not ours.seconds or not theirs.seconds:
-        return None
-    return median(b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True))
-
-
-def faster(*several: Measured) -> Measured:
-    """The one with the lowest median time; one without figures only if all are."""
-    return min(several, key=lambda m: median(m.seconds) if m.seconds else float("inf"))
-
-
-def named(measured: Sequence[Measured], name: str) -> Measured | None:
-    return next((m for m in measured if m.candidate.name == name), None)
 
 
 def copy_bandwidth(cores: int, *, size: int = 2**28, repeats: int = 5) -> float:

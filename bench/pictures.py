@@ -146,4 +146,4 @@ def _blob(rng: np.random.Generator) -> Bytes:
     y, x = np.mgrid[0:MASK_GRID, 0:MASK_GRID] / MASK_GRID
     top, left, tall, wide = rng.uniform(0.3, 0.7, 4)
     inside = 1.2 - np.hypot((y - top) / tall, (x - left) / wide) * 1.4
-    return (np.clip(inside, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(inside, 0, 1) * 255, np.uint8)

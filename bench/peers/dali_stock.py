@@ -55,7 +55,11 @@ def _inputs(pictures: Pictures, device_id: int | None) -> list[Any]:
 
 def _tensor(views: Any, device_id: int | None) -> Tensor:
     dense = views.as_tensor()
-    return torch.from_numpy(np.asarray(dense)) if device_id is None else torch.from_dlpack(dense)
+    return (
+        torch.from_numpy(np.asarray(dense))
+        if device_id is None
+        else torch.utils.dlpack.from_dlpack(dense)
+    )
 
 
 def _pipeline(recipe: MultiCropRecipe, batch: int, threads: int, device_id: int | None) -> Any:

@@ -26,29 +26,46 @@ WHAT = (
 
 Step = Callable[..., Any]
 Allocated = tuple[Step, NDArray[Any]]
+Described = tuple[str, tuple[Any, ...]]  # an operation: the name of its class, its arguments
 
 
 def make(pictures: Pictures, recipe: MultiCropRecipe) -> Built:
     """Pictures of one size go through in one batch, as in FFCV's Loader with one thread."""
     groups = [group.numpy() for group in pictures.groups()]
-    sides = list(zip(recipe.views, recipe.sizes, strict=True))
-    stages = [[_compiled(view, size, recipe, group) for group in groups] for view, size in sides]
+    compiled: dict[Described, Step] = {}
+    stages = [
+        [_allocated(_described(view, size, recipe), group, compiled) for group in groups]
+        for view, size in zip(recipe.views, recipe.sizes, strict=True)
+    ]
 
     def run() -> list[Tensor]:
-        return [
-            torch.cat([_views(steps, group) for steps, group in zip(row, groups, strict=True)])
-            if len(groups) > 1
-            else _views(row[0], groups[0])
+        made = [
+            [_views(steps, group) for steps, group in zip(row, groups, strict=True)]
             for row in stages
         ]
+        return [batches[0] if len(batches) == 1 else torch.cat(batches) for batches in made]
 
     return Built(run=run)
 
 
-def _compiled(
-    view: ViewRecipe, size: int, recipe: MultiCropRecipe, group: NDArray[np.uint8]
+def _described(view: ViewRecipe, size: int, recipe: MultiCropRecipe) -> list[Described]:
+    return [
+        ("RandomResizedCrop", (view.area, view.aspect, size)),
+        ("RandomHorizontalFlip", (view.flip_probability,)),
+        ("RandomBrightness", (view.brightness, view.jitter_probability)),
+        ("RandomContrast", (view.contrast, view.jitter_probability)),
+        ("RandomSaturation", (view.saturation, view.jitter_probability)),
+        ("NormalizeImage", (recipe.mean, recipe.std)),
+    ]
+
+
+def _allocated(
+    described: list[Described], group: NDArray[np.uint8], compiled: dict[Described, Step]
 ) -> list[Allocated]:
-    """Each operation's compiled code with the memory that it asked for."""
+    """Each operation's compiled code with memory of its own, as much as it asks for.
+
+    Operations of the same settings share their code, which takes seconds to compile.
+    """
     from ffcv.pipeline.allocation_query import allocate_query
     from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.state import State
@@ -58,25 +75,22 @@ def _compiled(
         jit_mode=True, device=torch.device("cpu"), shape=group.shape[1:], dtype=group.dtype
     )
     steps = []
-    for operation in _operations(view, size, recipe):
+    for name, arguments in described:
+        operation = _operation(name, arguments)
         state, query = operation.declare_state_and_memory(state)
-        memory = allocate_query(query, len(group), 1)[0]
-        steps.append((Compiler.compile(operation.generate_code()), memory))
+        if (name, arguments) not in compiled:
+            compiled[name, arguments] = Compiler.compile(operation.generate_code())
+        steps.append((compiled[name, arguments], allocate_query(query, len(group), 1)[0]))
     return steps
 
 
-def _operations(view: ViewRecipe, size: int, recipe: MultiCropRecipe) -> list[Any]:
+def _operation(name: str, arguments: tuple[Any, ...]) -> Any:
     from ffcv import transforms
 
-    levels = [255 * np.asarray(values) for values in (recipe.mean, recipe.std)]
-    return [
-        transforms.RandomResizedCrop(view.area, view.aspect, size),
-        transforms.RandomHorizontalFlip(view.flip_probability),
-        transforms.RandomBrightness(view.brightness, view.jitter_probability),
-        transforms.RandomContrast(view.contrast, view.jitter_probability),
-        transforms.RandomSaturation(view.saturation, view.jitter_probability),
-        transforms.NormalizeImage(*levels, np.dtype(np.float32)),
-    ]
+    if name == "NormalizeImage":
+        levels = [255 * np.asarray(values) for values in arguments]
+        return transforms.NormalizeImage(*levels, np.dtype(np.float32))
+    return getattr(transforms, name)(*arguments)
 
 
 def _views(steps: list[Allocated], pixels: NDArray[Any]) -> Tensor:

@@ -13,7 +13,7 @@ from pipeline.augment.recipe import MultiCropRecipe, ViewRecipe
 from pipeline.augment.reference import blur_radius
 
 PACKAGE = "kornia"
-WHAT = "kornia.augmentation on float32 batches, params per picture, one jitter order a batch"
+WHAT = "kornia.augmentation on float32 batches, params per picture, one jitter order; no masks"
 
 
 def make(
