@@ -1,8 +1,9 @@
 """Rung `augment` on a CPU.
 
-Each row is one core's work (the process is pinned to it), so that rows compare libraries and not
-how they use threads; `compiled xN` says what more cores bring. Drawing the params is part of every
-row.
+Each row is one core's work, in a process of its own that is pinned to it, so that rows compare
+libraries and not how they use threads; `compiled xN` says what more cores bring. Drawing the params
+is part of every row. Our rows have the allocator as train.py sets it, the peers their default; one
+row gives torchvision ours.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ from bench.harness import (
     measure,
     repeated,
 )
+from bench.isolated import isolated
 from bench.pictures import Pictures
 from bench.rows import faster, named, row
 from pipeline.augment import EXECUTORS, make_executor
 from pipeline.augment.recipe import MultiCropRecipe
+from training.allocator import keep_freed_memory
 
 OURS = {
     "compiled": "compiled executor, masks on",
@@ -46,6 +49,7 @@ OURS = {
     "reference": "the specification, slow on purpose, masks on",
 }
 ALIKE = "compiled executor with torchvision's antialiasing and jitter, masks off"
+HELPED = "torchvision (tensor, our allocator)"
 _FAST_TURNS = 4  # batches of a round for the compiled executor: a tenth of a second each
 _SLOW_SHARE = 2  # pictures of a round for the reference: seconds each
 
@@ -75,23 +79,25 @@ def cpu_candidates(
         executor = name.partition(" ")[0]
         build = partial(_executor, executor, share, alike_to(recipe) if alike else recipe, cores)
         what = (ALIKE if alike else OURS[executor]) + f", {cores} thread{'s' * (cores > 1)}"
-        return as_candidate(name, what, build, share, recipe, cores=cores)
+        made = as_candidate(name, what, build, share, recipe, cores=cores)
+        turns = _FAST_TURNS if executor == "compiled" else 1
+        return repeated(isolated(made, keep_freed_memory), turns)
 
-    fast = [ours("compiled", pictures), ours("compiled (as torchvision)", pictures, alike=True)]
+    rows = [ours("compiled", pictures), ours("compiled (as torchvision)", pictures, alike=True)]
     if request.threads > 1:
-        fast.append(ours(f"compiled x{request.threads}", pictures, cores=request.threads))
-    rows = [repeated(each, _FAST_TURNS) for each in fast]
+        rows.append(ours(f"compiled x{request.threads}", pictures, cores=request.threads))
     if "dali" in EXECUTORS:
         rows.append(ours("dali", pictures))
     rows.append(ours("reference", pictures.first(_SLOW_SHARE)))
     return rows + [
-        peer(name, file, function, pictures, recipe, **arguments)
-        for name, file, function, arguments in (
-            ("torchvision (tensor)", "torchvision_v2", "make_tensor", {}),
-            ("torchvision (PIL)", "torchvision_v2", "make_pil", {}),
-            ("kornia", "kornia_batched", "make", {"device": torch.device("cpu")}),
-            ("DALI stock", "dali_stock", "make", {"threads": 1}),
-            ("FFCV stock", "ffcv_stock", "make", {}),
+        isolated(peer(name, file, function, pictures, recipe, **arguments), setup)
+        for name, file, function, arguments, setup in (
+            ("torchvision (tensor)", "torchvision_v2", "make_tensor", {}, None),
+            ("torchvision (PIL)", "torchvision_v2", "make_pil", {}, None),
+            (HELPED, "torchvision_v2", "make_tensor", {}, keep_freed_memory),
+            ("kornia", "kornia_batched", "make", {"device": torch.device("cpu")}, None),
+            ("DALI stock", "dali_stock", "make", {"threads": 1}, None),
+            ("FFCV stock", "ffcv_stock", "make", {}, None),
         )
     ]
 
@@ -124,12 +130,13 @@ def cpu_ratios(measured: Sequence[Measured], threads: int) -> dict[str, float]:
     """How many times faster the first of each pair is; pairs without figures are left out."""
     ours = named(measured, "compiled")
     several = named(measured, f"compiled x{threads}")
-    torchvision = [m for m in measured if m.candidate.name.startswith("torchvision")]
-    best = faster(*torchvision) if torchvision else None
+    torchvision = [named(measured, f"torchvision ({kind})") for kind in ("tensor", "PIL")]
+    present = [each for each in torchvision if each is not None]
+    best = faster(*present) if present else None
     alike = named(measured, "compiled (as torchvision)")
     pairs = {"compiled/torchvision": (ours, best)}
     pairs["compiled (as torchvision)/torchvision"] = (alike, best)
     pairs[f"compiled x{threads}/compiled"] = (several, ours)
-    for name in ("kornia", "DALI stock", "FFCV stock", "dali", "reference"):
+    for name in (HELPED, "kornia", "DALI stock", "FFCV stock", "dali", "reference"):
         pairs[f"compiled/{name}"] = (ours, named(measured, name))
     return ratios_of(pairs)

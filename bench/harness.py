@@ -24,12 +24,17 @@ class Unavailable(Exception):
     """A candidate cannot run here; the reason in one line."""
 
 
+class Broken(Exception):
+    """A candidate failed in a process of its own; the message names the error."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
     """A candidate that is ready to run."""
 
     run: Work
     note: str = ""  # which of its settings was the fastest here
+    close: Callable[[], object] = tuple  # ends what it holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +69,7 @@ class Measured:
 @dataclass(slots=True)
 class _Runner:
     candidate: Candidate
-    run: Work | None = None
-    note: str = ""
+    built: Built | None = None
     skipped: str = ""
     failed: bool = False
     seconds: list[float] = field(default_factory=list)
@@ -119,20 +123,25 @@ def measure(
     A candidate that fails, whenever it does, keeps its row with the reason and loses its figures.
     """
     runners = [_Runner(candidate) for candidate in candidates]
-    for runner in runners:
-        announce(f"preparing {runner.candidate.name}")
-        _guarded(runner, placed, _prepare)
-        if runner.skipped:
-            announce(f"  skipped: {runner.skipped}")
-    for number in range(rounds):
-        announce(f"round {number + 1} of {rounds}")
-        for runner in _rotated(runners, number):
-            _guarded(runner, placed, lambda ready: _time_round(ready, stopwatch))
+    try:
+        for runner in runners:
+            announce(f"preparing {runner.candidate.name}")
+            _guarded(runner, placed, _prepare)
+            if runner.skipped:
+                announce(f"  skipped: {runner.skipped}")
+        for number in range(rounds):
+            announce(f"round {number + 1} of {rounds}")
+            for runner in _rotated(runners, number):
+                _guarded(runner, placed, lambda ready: _time_round(ready, stopwatch))
+    finally:
+        for runner in runners:
+            if runner.built is not None:
+                runner.built.close()
     return [
         Measured(
             candidate=runner.candidate,
             seconds=() if runner.skipped else tuple(runner.seconds),
-            note=runner.note,
+            note=runner.built.note if runner.built else "",
             skipped=runner.skipped,
             failed=runner.failed,
         )
@@ -159,7 +168,7 @@ def repeated(candidate: Candidate, turns: int) -> Candidate:
             for _ in range(turns):
                 built.run()
 
-        return Built(run=run, note=built.note)
+        return replace(built, run=run)
 
     return replace(candidate, build=build, images=candidate.images * turns)
 
@@ -182,7 +191,8 @@ def _guarded(
         runner.skipped = str(error)
     except Exception as error:  # a peer fails in its own way; the others keep their figures
         kind = "not installed" if isinstance(error, ImportError) else type(error).__name__
-        runner.skipped = f"{kind}: {_one_line(error)}"
+        message = _one_line(error)
+        runner.skipped = message if isinstance(error, Broken) else f"{kind}: {message}"
         runner.failed = not runner.candidate.peer
 
 
@@ -192,14 +202,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _prepare(runner: _Runner) -> None:
-    built = runner.candidate.build()
-    built.run()
-    runner.run, runner.note = built.run, built.note
+    runner.built = runner.candidate.build()
+    runner.built.run()
 
 
 def _time_round(runner: _Runner, stopwatch: Stopwatch) -> None:
-    assert runner.run is not None
-    runner.seconds.append(stopwatch(runner.run) / runner.candidate.images)
+    assert runner.built is not None
+    runner.seconds.append(stopwatch(runner.built.run) / runner.candidate.images)
 
 
 def copy_bandwidth(cores: int, *, size: int = 2**28, repeats: int = 5) -> float:

@@ -1,10 +1,10 @@
 """`python -m bench augment`: the form of what it prints, and the views of each peer."""
 
-import importlib
 import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,10 @@ import torch
 from click.testing import CliRunner
 
 from bench.__main__ import bench
-from bench.augment import AugmentRequest, augment
-from bench.augment_cpu import alike_to, cpu_candidates
+from bench.augment import AugmentRequest, augment, peer
+from bench.augment_cpu import alike_to
+from bench.harness import Candidate
+from bench.isolated import isolated
 from bench.pictures import bytes_to_move, from_shards, generated
 from convert_dataset import main as convert
 from pipeline.augment.recipe import MultiCropRecipe
@@ -96,27 +98,29 @@ def test_a_gpu_that_is_not_there_is_refused():
     assert result.stderr.strip() == "Error: no CUDA device on this machine"
 
 
-def test_a_missing_peer_is_a_skipped_row(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kornia", None)  # import kornia: ModuleNotFoundError
-    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
+def test_a_missing_peer_is_a_skipped_row(monkeypatch, tmp_path):
+    (tmp_path / "kornia.py").write_text("raise ImportError('planted')")
+    monkeypatch.syspath_prepend(tmp_path)
     result = run("--only", "compiled", "--only", "kornia", "--json")
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout.splitlines()[-1])["rows"]
-    assert rows[1]["name"] == "kornia"
-    assert rows[1]["skipped"].startswith("not installed: ")
-    assert "kornia  " in result.stdout
+    assert rows[1] == {"name": "kornia", "skipped": "not installed: planted"}
+    assert "skipped: not installed: planted" in result.stdout
 
 
 def test_our_own_row_that_breaks_fails_the_run(monkeypatch):
-    def broken(*_, **__):
-        raise RuntimeError("broken")
+    def broken(*_):
+        build = partial(json.loads, "broken")
+        what = {"name": "ours", "what": "", "images": 1, "bytes_per_image": 1}
+        return [isolated(Candidate(build=build, **what))]
 
-    monkeypatch.setattr("bench.augment_cpu.make_executor", broken)
-    result = run("--only", "compiled", "--json")
+    monkeypatch.setattr("bench.augment_cpu.cpu_candidates", broken)
+    result = run("--json")
     assert result.exit_code == 1
-    row = json.loads(result.stdout.splitlines()[-1])["rows"][0]
-    assert row == {"name": "compiled", "skipped": "RuntimeError: broken", "failed": True}
-    assert "no figures of our own row 'compiled'" in result.stderr
+    (row,) = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert row["failed"] is True
+    assert row["skipped"].startswith("JSONDecodeError: Expecting value")
+    assert "no figures of our own row 'ours'" in result.stderr
 
 
 def test_equal_work_has_the_views_of_torchvision_and_no_masks():
@@ -131,11 +135,11 @@ def test_equal_work_has_the_views_of_torchvision_and_no_masks():
 
 
 PEERS = {
-    "torchvision (tensor)": "torchvision",
-    "torchvision (PIL)": "torchvision",
-    "kornia": "kornia",
-    "DALI stock": "nvidia.dali",
-    "FFCV stock": "ffcv",
+    "torchvision (tensor)": ("torchvision", "torchvision_v2", "make_tensor", {}),
+    "torchvision (PIL)": ("torchvision", "torchvision_v2", "make_pil", {}),
+    "kornia": ("kornia", "kornia_batched", "make", {"device": torch.device("cpu")}),
+    "DALI stock": ("nvidia.dali", "dali_stock", "make", {"threads": 1}),
+    "FFCV stock": ("ffcv", "ffcv_stock", "make", {}),
 }
 
 
@@ -148,13 +152,13 @@ def is_installed(package):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_makes_the_views_of_the_recipe(name):
-    if not is_installed(PEERS[name]):
-        pytest.skip(f"{PEERS[name]} is not installed here")
+    package, file, function, arguments = PEERS[name]
+    if not is_installed(package):
+        pytest.skip(f"{package} is not installed here")
     recipe = MultiCropRecipe(num_large=2, num_small=1, large_size=64, small_size=32)
-    request = AugmentRequest(device="cpu", images=3, rounds=1)
     pictures = generated(3, height=90, width=120)
-    (chosen,) = [c for c in cpu_candidates(request, pictures, recipe) if c.name == name]
-    built = chosen.build()
+    candidate = peer(name, file, function, pictures, recipe, **arguments)
+    built = candidate.build()
     first, second = [[view.clone() for view in built.run()] for _ in range(2)]
     assert [tuple(v.shape) for v in first] == [(3, 3, 64, 64)] * 2 + [(3, 3, 32, 32)]
     for view, later in zip(first, second, strict=True):
@@ -163,8 +167,8 @@ def test_a_peer_makes_the_views_of_the_recipe(name):
         assert 0.1 < view.std() < 3  # normalised: neither 0..255 nor empty
         assert not torch.equal(view, later)  # drawn anew
     assert not torch.equal(first[0][0], first[0][1])
-    assert chosen.version
-    assert "masks" in chosen.what
+    assert candidate.version
+    assert "no masks" in candidate.what
 
 
 def test_generated_pictures_are_the_same_in_every_run_and_have_usable_masks():
