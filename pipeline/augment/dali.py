@@ -4,8 +4,8 @@ DALI draws nothing: `dali_inputs` lays out the params, `dali_graph` is the graph
 sample of DALI's batch, and pictures are lent to it, not copied. `compiled` does the same work in
 less time; this one is for keeping a single graph.
 
-Within 1/100 of a level of 255 of the reference, except that a bicubic resize with antialias reads its
-widened kernel from DALI's table: up to half a level before the colours, which may stretch it.
+Within 1/20 of a level of 255 of the reference, except that a bicubic resize with antialias reads
+its widened kernel from DALI's table: up to half a level before the colours, which may stretch it.
 
 Shapes: B samples, V views of one size, s side of a view.
 """
@@ -37,7 +37,7 @@ class DaliViews:
         if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
             raise ValueError(
                 "the executor 'dali' needs DALI, which is not installed; pip install "
-                "nvidia-dali-cuda120, or choose the executor 'compiled'"
+                "nvidia-dali-cuda130, or choose the executor 'compiled'"
             )
         self.recipe = recipe
         self._large = _Graph(_style(recipe, recipe.large_size), threads)

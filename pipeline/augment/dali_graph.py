@@ -1,15 +1,15 @@
 """The DALI graph that makes views of one size: one view per sample of DALI's batch.
 
 All it does was decided before: its inputs are the pictures and, for each view, what `dali_inputs`
-lays out. Where DALI's own operator computes something else than `reference`, the formula is composed
-of operators that compute the right thing:
+lays out. Where DALI's own operator computes something else than `reference`, the formula is
+composed of operators that compute the right thing:
 
-- DALI's resize repeats the border and reads cubic weights from a table (linear between 129 nodes, a
-  quarter of a level wrong in noise). Here the crop is padded with zeros, which gives taps outside it
-  weight zero, and sums of weights renormalise; and a cubic is three linear resizes, which are exact:
-  with L the linear interpolation at phase t and L-, L+ the same a pixel before and after, Keys'
-  cubic is (1 + 2 c) L - c (L- + L+), c = t (1 - t) / 2. Only a cubic widened by antialias has no
-  such form and comes from the table.
+- DALI's resize repeats the border. Here the crop is padded with zeros, which gives taps outside it
+  weight zero, and the sums of the weights inside renormalise.
+- DALI's cubic reads a table with linear steps: a quarter of a level wrong in noise. Here it is
+  three linear resizes, which are exact: with L the linear interpolation at phase t and L-, L+ the
+  same a pixel before and after, Keys' cubic (a = -1/2) is (1 + 2 c) L - c (L- + L+) with
+  c = t (1 - t) / 2. Only a cubic widened by antialias has no such form and comes from the table.
 - DALI's hue and saturation rotate and scale in a linear space; here they are those of HSV.
 - DALI's gaussian blur reflects at the border; here it sees zeros.
 
@@ -49,7 +49,7 @@ def build_views_pipeline(style: GraphStyle, *, batch_size: int, threads: int) ->
     from nvidia.dali import pipeline_def
 
     # prefetch_queue_depth 1: inputs are lent, not copied, so a run must end before they do
-    @pipeline_def(
+    @pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=batch_size,
         num_threads=threads,
         device_id=None,
@@ -65,7 +65,7 @@ def build_views_pipeline(style: GraphStyle, *, batch_size: int, threads: int) ->
 
 
 def make_view(style: GraphStyle) -> Node:
-    """The graph, from the file's first input to a normalised view."""
+    """The whole graph: float32 [3, s, s], normalised."""
     view = resized(style)
     view = jittered(view, style)
     view = grayed(view)
@@ -75,7 +75,7 @@ def make_view(style: GraphStyle) -> Node:
 
 def resized(style: GraphStyle) -> Node:
     """Mask, crop, resize and flip: [3, s, s] in 0..1."""
-    from nvidia.dali import fn, math
+    from nvidia.dali import fn
 
     corner, sides, margin = (_vector(name, "INT32") for name in ("corner", "sides", "margin"))
     crop = fn.slice(_picture("image"), start=corner, shape=sides, axes=(0, 1))
@@ -90,7 +90,7 @@ def resized(style: GraphStyle) -> Node:
     )
     view = resampled(resampled(crop, style, axis=0), style, axis=1)
     view = fn.transpose(view, perm=(2, 0, 1), output_layout="CHW")
-    return math.clamp(view, 0.0, 1.0)
+    return clipped(view)
 
 
 def masked(crop: Node) -> Node:
@@ -166,35 +166,36 @@ def jittered(view: Node, style: GraphStyle) -> Node:
 
 
 def brightened(view: Node, value: Node, style: GraphStyle) -> Node:
-    from nvidia.dali import math
 
-    return math.clamp(view * (1 + value) if style.torchvision else view + value, 0.0, 1.0)
+    return clipped(view * (1 + value) if style.torchvision else view + value)
 
 
 def contrasted(view: Node, factor: Node, style: GraphStyle) -> Node:
-    from nvidia.dali import fn, math
+    from nvidia.dali import fn
 
     mean = fn.reductions.mean(view, axes=(1, 2), keep_dims=True)
     if style.torchvision:  # the mean of the gray picture is the gray of the means
         mean = luma(mean)
-    return math.clamp(view * factor + mean * (1 - factor), 0.0, 1.0)
+    return clipped(view * factor + mean * (1 - factor))
 
 
 def saturated(view: Node, factor: Node, style: GraphStyle) -> Node:
-    """HSV saturation times `factor`, at most 1: value and hue stay, so channels move along v - x."""
+    """HSV saturation times `factor`, at most 1: value and hue stay, channels move along v - x."""
     from nvidia.dali import math
 
     if style.torchvision:
-        return math.clamp(view * factor + luma(view) * (1 - factor), 0.0, 1.0)
+        return clipped(view * factor + luma(view) * (1 - factor))
     top, spread = top_and_spread(view)
-    gain = math.clamp(math.min(top / math.max(spread, TINY), factor), 0.0, math.max(factor, 0.0))
-    return math.clamp(top - (top - view) * gain, 0.0, 1.0)
+    # s' / s = min(factor, 1 / s); a factor below zero leaves no saturation
+    gain = math.max(math.min(top / math.max(spread, TINY), factor), 0.0)
+    return clipped(top - (top - view) * gain)
 
 
 def hue_rotated(view: Node, turns: Node) -> Node:
-    """Add to the HSV hue: each channel is v - chroma * (1 - clamp(|k - 3| - 1)), k = 6 hue + n mod 6.
+    """Add to the HSV hue, the sextants without branches.
 
-    n = 0, 4, 2 for red, green, blue: the sextants without branches.
+    Each channel is v - chroma * (1 - clamp(|k - 3| - 1)) with k = (6 hue + n) mod 6 and n = 0, 4, 2
+    for red, green, blue.
     """
     from nvidia.dali import math
 
@@ -208,8 +209,15 @@ def hue_rotated(view: Node, turns: Node) -> Node:
     hue = hue * inverse + from_green * 2.0 + from_blue * 4.0 + turns * 6
     k = hue + _channels((0, 4, 2))
     k = k - math.floor(k * (1 / 6)) * 6
-    share = math.clamp(math.abs(k - 3) - 1, 0.0, 1.0)
-    return math.clamp(top - spread + spread * share, 0.0, 1.0)
+    share = clipped(math.abs(k - 3) - 1)
+    return clipped(top - spread + spread * share)
+
+
+def clipped(view: Node) -> Node:
+    """DALI's own `clamp` takes four times as long."""
+    from nvidia.dali import math
+
+    return math.min(math.max(view, 0.0), 1.0)
 
 
 def top_and_spread(view: Node) -> tuple[Node, Node]:
@@ -235,7 +243,7 @@ def grayed(view: Node) -> Node:
 
 
 def blurred(view: Node, size: int) -> Node:
-    """Gaussian with zeros beyond the border: DALI's, of a view with a margin, which is cut again."""
+    """Gaussian with zeros beyond the border: DALI's, of a view with a margin that is cut off."""
     from nvidia.dali import fn
 
     blur, sigma = _scalar("blur", "BOOL"), _scalar("sigma", "FLOAT")
@@ -257,15 +265,15 @@ def blurred(view: Node, size: int) -> Node:
 
 def finished(view: Node, style: GraphStyle) -> Node:
     """Solarize and normalise."""
-    from nvidia.dali import math
+    from nvidia.dali import fn, types
 
     solarize, threshold = _scalar("solarize", "BOOL"), _scalar("threshold", "FLOAT")
     if solarize:
         bright = view >= threshold
         view = view + bright * (1 - 2 * view)
-    scale = 1 / np.array(style.std)
-    view = math.clamp(view, 0.0, 1.0)
-    return view * _channels(scale) - _channels(np.array(style.mean) * scale)
+    return fn.crop_mirror_normalize(
+        view, mean=style.mean, std=style.std, dtype=types.FLOAT, output_layout="CHW"
+    )
 
 
 def _channels(values: Any) -> Node:

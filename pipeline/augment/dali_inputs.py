@@ -3,7 +3,8 @@
 Everything that is not arithmetic on pixels happens here, in numpy and for all views at once. The
 masks are made here too: salience is exact integers, for which DALI has no operator.
 
-Shapes: B samples, V views of one size, N = V * B views in the order of the output, s side of a view.
+Shapes: B samples, V views of one size, N = V * B views in the order of the output, s side of a
+view.
 """
 
 from __future__ import annotations
