@@ -69,6 +69,7 @@ def main(
     try:
         config = apply_settings(load_preset(preset), settings)
         device_type, size = plan_world(gpus=gpus, processes=processes)
+        config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
         plan = Plan.of(config, open_shards(data), out)
         arguments = (config, data, out)
         if under_torchrun():
@@ -120,6 +121,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         rank=world.rank,
         world_size=world.size,
         local_size=world.local_size,
+        device=world.device,
+        dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
     )
     with ExitStack() as stack:
         stack.enter_context(loader)
@@ -259,14 +262,18 @@ def open_log(
     log = RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)
     log.say(
         f"{config.name}: {len(shards)} pictures, {plan.sampler.steps_per_epoch} steps an epoch, "
-        f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}"
-        + (f"; going on after step {step}" if step else "")
+        f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}, "
+        f"views by {config.loader.executor}" + (f"; going on after step {step}" if step else "")
     )
     return log
 
 
 def _to_device(batch: MultiCropBatch, device: torch.device) -> MultiCropBatch:
     if device.type == "cpu":
+        return batch
+    if batch.large.is_cuda:  # made on another stream: not to be reused before this one is done
+        batch.large.record_stream(torch.cuda.current_stream())
+        batch.small.record_stream(torch.cuda.current_stream())
         return batch
     large, small = (
         views.pin_memory().to(device, non_blocking=True) for views in (batch.large, batch.small)
@@ -275,10 +282,12 @@ def _to_device(batch: MultiCropBatch, device: torch.device) -> MultiCropBatch:
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
-    wanted = config.precision == "bfloat16" or (
-        config.precision == "auto" and device.type == "cuda"
-    )
+    wanted = _in_bfloat16(config, device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def _in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
 
 
 if __name__ == "__main__":

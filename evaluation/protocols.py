@@ -128,6 +128,7 @@ def evaluate_released(subject: Subject, config: LinearConfig) -> EvaluationResul
         config=subject.loader,
         end_step=num_steps,
         stream=Stream.EVALUATION,
+        device=subject.device,
     )
     with (
         loader as views,

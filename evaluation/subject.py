@@ -103,6 +103,7 @@ def labelled_features(
         batch_size=subject.batch_size,
         config=subject.loader,
         sample_ids=ids,
+        device=subject.device,
     )
     with loader as views, subject.track(what, len(ids)) as progress:
         features, labels = extract_features(

@@ -64,10 +64,14 @@ class DecodedBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MultiCropBatch:
-    """Augmented, normalised views of one local batch."""
+    """Augmented, normalised views of one local batch, finished when it is handed over.
 
-    large: Tensor  # float32 [L, B, 3, H, W]
-    small: Tensor  # float32 [S, B, 3, h, w]
+    float32 on the CPU; from an executor that works on a GPU, there, in the type that was asked for,
+    and in channels_last memory.
+    """
+
+    large: Tensor  # [L, B, 3, H, W]
+    small: Tensor  # [S, B, 3, h, w]
     labels: Tensor  # int64 [B]
     sample_ids: Ids  # [B]
     epoch: int

@@ -7,6 +7,7 @@ holds the sets as zip files, as unpacked folders, or as a mixture of both. (With
 the first path it sees, before it knows this option.)
 """
 
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -47,11 +48,18 @@ def real_source(config: pytest.Config) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _interpret_triton_without_a_gpu()
     asked: Path | None = config.getoption("--real-data")
     if asked is not None and (missing := missing_sets(asked)):
         raise pytest.UsageError(
             f"--real-data {asked}: no folder or zip named {', '.join(missing)} there"
         )
+
+
+def _interpret_triton_without_a_gpu() -> None:
+    """Triton decides at its import whether kernels are compiled, or run step by step on the CPU."""
+    if _why_no_gpu():
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -69,6 +69,8 @@ def test_a_run_leaves_what_it_promises(home, whole_run):
     assert records[-1]["target_decay"] == pytest.approx(decay)
     description = json.loads((out / "config.json").read_text())
     assert description["config"]["recipe"]["large_size"] == 32
+    assert description["config"]["loader"]["executor"] == "compiled"  # what `auto` stands for
+    assert "views by compiled" in done.stdout
     assert description["data"]["num_samples"] == 24
     assert "torch" in description["versions"]
     assert re.search(r"step 8/8  loss \d\.\d+  [\d.]+ images/s  waiting [\d.]+ %", done.stdout)

@@ -42,6 +42,12 @@ def assert_refused(done, *fragments):
         ),
         (["loader.decoder=magic"], {}, ["unknown decoder 'magic'"]),
         (["loader.executor=magic"], {}, ["unknown executor 'magic'"]),
+        (["loader.executor=fused"], {}, ["executor fused makes views on CUDA devices, not on"]),
+        (
+            ["recipe.mask_fill=other-image", "loss.negatives=global"],
+            {"gpus": 0, "processes": 8},
+            ["mask_fill=other-image needs an even number of images per process, got 1"],
+        ),
         (["recipe.num_large=1", "loss.same_view_pairs=false"], {}, ["pair"]),
         (["recipe.mean=nan,0,0"], {}, ["recipe.mean takes a finite number, got nan"]),
         (["optimizer.base_learning_rate=inf"], {}, ["takes a finite number, got inf"]),

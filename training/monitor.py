@@ -51,6 +51,7 @@ class KnnMonitor:
             batch_size=min(256, len(self._ids)),
             config=self._config.loader,
             sample_ids=self._ids,
+            device=self._world.device,
         ) as views:
             features, labels = extract_features(encoder, views, self._world.device)
         known = labels >= 0  # a bad sample may have been replaced by an unlabelled one

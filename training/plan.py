@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model.loss import num_pairs
 from model.schedules import learning_rate, target_decay
+from pipeline.augment.params import check_local_batch
 from pipeline.sampler import Sampler, check_negatives
 from pipeline.shards import Shards
 from training.config import TrainConfig
@@ -61,7 +62,7 @@ class Plan:
         return target_decay(step, base=config.target_decay, total_steps=self.total_steps)
 
     def check_world(self, config: TrainConfig, size: int) -> None:
-        """Raise ValueError unless `size` processes can share a global batch and its negatives."""
+        """Raise ValueError unless `size` processes can share a global batch, negatives included."""
         batch = config.global_batch_size
         if batch % size:
             raise ValueError(
@@ -70,4 +71,5 @@ class Plan:
             )
         candidates = batch if config.loss.negatives == "global" else batch // size
         check_negatives(max(config.loss.num_negatives, 1), candidates)
+        check_local_batch(config.recipe, batch // size)
         num_pairs(config.recipe.num_views, config.recipe.num_large, config.loss)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from pipeline.augment.params import ViewParams
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import DecodedBatch, MultiCropBatch
 
-EXECUTORS = ("auto", "compiled", "reference")
+EXECUTORS = ("auto", "fused", "compiled", "dali", "reference")
 CPU = torch.device("cpu")
 
 
@@ -34,7 +35,16 @@ def choose_executor(name: str, device: torch.device) -> str:
     """
     if name not in EXECUTORS:
         raise ValueError(f"unknown executor {name!r}; choose one of {', '.join(EXECUTORS)}")
-    return "compiled" if name == "auto" else name
+    if name == "auto":
+        return "fused" if device.type == "cuda" and _installed("triton") else "compiled"
+    if name == "fused" and device.type != "cuda":
+        raise ValueError(
+            f"executor fused makes views on CUDA devices, not on {device.type!r}; use compiled"
+        )
+    for executor, package in (("fused", "triton"), ("dali", "nvidia.dali")):
+        if name == executor and not _installed(package):
+            raise ValueError(f"executor {name} needs {package}, which is not installed; use auto")
+    return name
 
 
 def make_executor(
@@ -56,10 +66,25 @@ def make_executor(
         ValueError: as `choose_executor`.
     """
     name = choose_executor(name, device)
+    if name == "fused":
+        from pipeline.augment.fused import FusedViews
+
+        return FusedViews(recipe, device=device, dtype=dtype)
     if name == "compiled":
         from pipeline.augment.compiled import CompiledViews
 
         return CompiledViews(recipe, threads=threads)
+    if name == "dali":
+        from pipeline.augment.dali import DaliViews
+
+        return DaliViews(recipe, threads=threads)
     from pipeline.augment.reference import ReferenceViews
 
     return ReferenceViews(recipe)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package that would hold it is missing
+        return False

@@ -23,7 +23,7 @@ def scratch_length(size: int, radius: int) -> int:
 
 
 @compiled
-def blur(view, scratch, sigma, radius):  # type: ignore[no-untyped-def]
+def blur(view, scratch, sigma, radius):
     """Blur [3, s, s]; taps below 1e-8 of the peak are left out."""
     size = view.shape[1]
     taps, margin = _taps(sigma, radius)
@@ -43,7 +43,7 @@ def blur(view, scratch, sigma, radius):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _taps(sigma, radius):  # type: ignore[no-untyped-def]
+def _taps(sigma, radius):
     """Return the weight at each distance 0..M, zeros behind the last that counts, and M."""
     weights = np.zeros(radius + PAIRS + 1, np.float64)
     total = 0.0
@@ -58,7 +58,7 @@ def _taps(sigma, radius):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _weigh(source, start, step, taps, margin, target):  # type: ignore[no-untyped-def]
+def _weigh(source, start, step, taps, margin, target):
     """Fill target[x] = sum over k of taps[|k|] * source[start + x + k * step]."""
     size = target.shape[0]
     centre = source[start : start + size]

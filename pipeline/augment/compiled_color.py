@@ -11,7 +11,7 @@ from pipeline.augment.compiled_jit import compiled
 
 
 @compiled
-def jitter(view, op, value, torchvision):  # type: ignore[no-untyped-def]
+def jitter(view, op, value, torchvision):
     """Apply op 0 brightness, 1 contrast, 2 saturation or 3 hue; a neutral value does nothing."""
     if op == 0 and value != 0:
         if torchvision:
@@ -30,13 +30,13 @@ def jitter(view, op, value, torchvision):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _scale_and_shift(flat, scale, shift):  # type: ignore[no-untyped-def]
+def _scale_and_shift(flat, scale, shift):
     for i in range(flat.shape[0]):
         flat[i] = min(max(scale * flat[i] + shift, np.float32(0)), np.float32(1))
 
 
 @compiled
-def _contrast(view, factor, torchvision):  # type: ignore[no-untyped-def]
+def _contrast(view, factor, torchvision):
     means = np.empty(3, np.float64)
     for c in range(3):
         means[c] = view[c].mean()
@@ -48,12 +48,12 @@ def _contrast(view, factor, torchvision):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _luma(r, g, b):  # type: ignore[no-untyped-def]
+def _luma(r, g, b):
     return np.float32(0.2989) * r + np.float32(0.5870) * g + np.float32(0.1140) * b
 
 
 @compiled
-def _mix_with_gray(view, factor):  # type: ignore[no-untyped-def]
+def _mix_with_gray(view, factor):
     red, green, blue = view[0].reshape(-1), view[1].reshape(-1), view[2].reshape(-1)
     zero, one = np.float32(0), np.float32(1)
     for i in range(red.shape[0]):
@@ -64,7 +64,7 @@ def _mix_with_gray(view, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _saturate(view, factor):  # type: ignore[no-untyped-def]
+def _saturate(view, factor):
     """Scale HSV saturation: hue and value kept, so each channel moves along value - channel.
 
     With s' = min(s * factor, 1) and x = v - s * v * d (d the channel's distance from the top, 0..1)
@@ -84,7 +84,7 @@ def _saturate(view, factor):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _rotate_hue(view, delta):  # type: ignore[no-untyped-def]
+def _rotate_hue(view, delta):
     """Add `delta` turns to the HSV hue of every pixel.
 
     The channels of a hue are v - chroma * max(0, min(k, 4 - k, 1)), k = (n + 6 hue) mod 6 and
@@ -119,7 +119,7 @@ def _rotate_hue(view, delta):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def gray(view):  # type: ignore[no-untyped-def]
+def gray(view):
     red, green, blue = view[0].reshape(-1), view[1].reshape(-1), view[2].reshape(-1)
     for i in range(red.shape[0]):
         value = min(max(_luma(red[i], green[i], blue[i]), np.float32(0)), np.float32(1))
@@ -129,7 +129,7 @@ def gray(view):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def finish(view, solarize, threshold, mean, scale, out):  # type: ignore[no-untyped-def]
+def finish(view, solarize, threshold, mean, scale, out):
     """Solarize, normalise and write out."""
     zero, one = np.float32(0), np.float32(1)
     for c in range(3):

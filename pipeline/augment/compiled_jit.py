@@ -9,5 +9,5 @@ from numba import njit
 _MATH = {"contract", "reassoc", "nsz"}
 
 
-def compiled(function):  # type: ignore[no-untyped-def]
+def compiled(function):
     return njit(nogil=True, cache=True, fastmath=_MATH, boundscheck=False)(function)

@@ -15,7 +15,7 @@ from pipeline.batch import MASK_GRID
 
 
 @compiled
-def mean_levels(flat):  # type: ignore[no-untyped-def]
+def mean_levels(flat):
     """The mean colour of an image, rounded half up: uint8 [3]."""
     levels = np.empty(3, np.uint8)
     count = flat.shape[0] // 3
@@ -28,7 +28,7 @@ def mean_levels(flat):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def mask_columns(left, width, image_width, other_width):  # type: ignore[no-untyped-def]
+def mask_columns(left, width, image_width, other_width):
     """Return int32 [4, w]: first cell, second, weight of the second; column of the other image."""
     columns = np.empty((4, width), np.int32)
     for i in range(width):
@@ -41,7 +41,7 @@ def mask_columns(left, width, image_width, other_width):  # type: ignore[no-unty
 
 
 @compiled
-def masked_row(source, row, image_height, grid, limit, columns, color, other, line):  # type: ignore[no-untyped-def]
+def masked_row(source, row, image_height, grid, limit, columns, color, other, line):
     """Copy one row of the crop to `line`, its background replaced.
 
     Args:
@@ -70,7 +70,7 @@ def masked_row(source, row, image_height, grid, limit, columns, color, other, li
 
 
 @compiled
-def _cells(position, length):  # type: ignore[no-untyped-def]
+def _cells(position, length):
     """First cell, second cell and weight of the second (0..255) of a pixel along a side."""
     centre = ((2 * position + 1) * MASK_GRID * 256) // (2 * length) - 128
     first = min(max(centre >> 8, 0), MASK_GRID - 1)

@@ -19,9 +19,7 @@ from pipeline.augment.compiled_mask import mask_columns, masked_row
 
 
 @compiled
-def resize(  # type: ignore[no-untyped-def]
-    image, crop, flip, cubic, antialias, masked, grid, limit, color, other, out
-):
+def resize(image, crop, flip, cubic, antialias, masked, grid, limit, color, other, out):
     """Fill `out` [3, s, s], clipped to 0..1.
 
     Args:
@@ -83,7 +81,7 @@ def resize(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _taps(length, size, cubic, antialias):  # type: ignore[no-untyped-def]
+def _taps(length, size, cubic, antialias):
     """Return [s, T] source positions and weights of each output pixel.
 
     Where the border holds positions back, or a kernel needs no multiple of four taps, weights are
@@ -111,7 +109,7 @@ def _taps(length, size, cubic, antialias):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _kernel(x, cubic):  # type: ignore[no-untyped-def]
+def _kernel(x, cubic):
     if not cubic:
         return max(1 - x, 0.0)
     if x <= 1:
@@ -120,7 +118,7 @@ def _kernel(x, cubic):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _across(line, columns, weights, out):  # type: ignore[no-untyped-def]
+def _across(line, columns, weights, out):
     """Resample an interleaved row [3 w] to planes [3, s]."""
     one, two = np.uint64(1), np.uint64(2)
     for x in range(columns.shape[0]):
@@ -141,13 +139,13 @@ def _across(line, columns, weights, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _to_floats(pixels, line):  # type: ignore[no-untyped-def]
+def _to_floats(pixels, line):
     for i in range(line.shape[0]):
         line[i] = pixels[i]
 
 
 @compiled
-def _add_lines(pixels, rows, pitch, weights, line):  # type: ignore[no-untyped-def]
+def _add_lines(pixels, rows, pitch, weights, line):
     """Add four weighted rows of bytes, `pitch` apart, to a row of floats."""
     length = line.shape[0]
     w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
@@ -161,7 +159,7 @@ def _add_lines(pixels, rows, pitch, weights, line):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _down(sampled, rows, weights, out, y):  # type: ignore[no-untyped-def]
+def _down(sampled, rows, weights, out, y):
     """Combine four rows of planes [4, 3, s], each in the slot of its number."""
     w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
     for c in range(3):

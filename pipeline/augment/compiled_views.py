@@ -19,7 +19,7 @@ from pipeline.augment.params import MEAN
 
 
 @compiled
-def make_views(  # type: ignore[no-untyped-def]
+def make_views(
     b, images, masks, geometry, color, background, style, output, large, small, view_buffer,
     blur_buffer,
 ):  # fmt: skip
@@ -53,7 +53,7 @@ def make_views(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _image(images, row):  # type: ignore[no-untyped-def]
+def _image(images, row):
     pixels, offsets, heights, widths = images
     height, width = np.int64(heights[row]), np.int64(widths[row])
     return pixels[offsets[row] : offsets[row] + height * width * 3].reshape(height, width, 3)

@@ -49,7 +49,7 @@ def build_views_pipeline(style: GraphStyle, *, batch_size: int, threads: int) ->
     from nvidia.dali import pipeline_def
 
     # prefetch_queue_depth 1: inputs are lent, not copied, so a run must end before they do
-    @pipeline_def(  # type: ignore[untyped-decorator]
+    @pipeline_def(
         batch_size=batch_size,
         num_threads=threads,
         device_id=None,

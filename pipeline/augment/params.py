@@ -128,7 +128,7 @@ def sample_view_params(
             mask_coverage <= recipe.mask_max_coverage
         )
     masked = draws[..., Draw.MASK] < _per_view(views, "mask_probability")
-    color, source = _mask_fill(recipe, draws)
+    color, source = _mask_background(recipe, draws)
     # A negative factor would be a negative picture: torchvision cuts the range at 0, BYOL does not.
     least = -1.0 if recipe.jitter_style == "torchvision" else -np.inf
 
@@ -193,7 +193,16 @@ def centre_view_params(heights: Ints, widths: Ints, *, num_views: int = 1) -> Vi
     )
 
 
-def _mask_fill(recipe: MultiCropRecipe, draws: NDArray[np.float64]) -> tuple[Floats, Ints]:
+def check_local_batch(recipe: MultiCropRecipe, batch_size: int) -> None:
+    """Raise ValueError unless each image has another one to take its background from."""
+    if recipe.mask_fill == "other-image" and batch_size % 2:
+        raise ValueError(
+            f"mask_fill=other-image needs an even number of images per process, got {batch_size}; "
+            "choose another global batch"
+        )
+
+
+def _mask_background(recipe: MultiCropRecipe, draws: NDArray[np.float64]) -> tuple[Floats, Ints]:
     """Return mask_color [B, V, 3] and mask_source [B, V]: one choice for all views of an image."""
     batch, num_views = draws.shape[:2]
     color = np.broadcast_to(np.asarray(recipe.mask_color, np.float32), (batch, num_views, 3))
@@ -204,11 +213,7 @@ def _mask_fill(recipe: MultiCropRecipe, draws: NDArray[np.float64]) -> tuple[Flo
     elif recipe.mask_fill == "image-mean":
         source = np.full(batch, MEAN)
     elif recipe.mask_fill == "other-image":
-        if batch % 2:
-            raise ValueError(
-                f"mask_fill=other-image needs an even number of images per process, got {batch}; "
-                "choose another global batch"
-            )
+        check_local_batch(recipe, batch)
         source = (np.arange(batch) + batch // 2) % batch
     return color.copy(), np.repeat(source[:, None], num_views, axis=1).astype(np.int32)
 

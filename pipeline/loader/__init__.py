@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from pipeline.augment import EXECUTORS, make_executor
+from pipeline.augment import CPU, EXECUTORS, Executor, choose_executor, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import Ids
@@ -37,14 +38,14 @@ DECODERS = ("auto", "turbojpeg", "dali")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderConfig:
     """How views are fed. `threads`, `prefetch` and `max_bad` change no pixel; executors agree to
-    a hundredth of a level, decoders to the bit on CPU.
+    within a level (tests/pipeline/augment/test_executors_agree.py), decoders to the bit on CPU.
 
     Raises:
         ValueError: unknown decoder, a negative or zero size.
     """
 
     decoder: str = "auto"  # turbojpeg | dali; auto: dali for tar shards where installed
-    executor: str = "auto"  # compiled | reference; auto: the fastest that this machine can run
+    executor: str = "auto"  # fused | compiled | dali | reference; auto: fused on a GPU, or compiled
     threads: int = 0  # for decoding and for views, per process; 0: this process's share of cores
     prefetch: int = 2  # batches of views ready ahead of the step
     max_bad: int = 10  # samples that may turn out undecodable before the run stops
@@ -67,6 +68,14 @@ class LoaderConfig:
     def threads_of(self, local_size: int) -> int:
         """Threads of one process where `local_size` processes share the cores."""
         return self.threads or max(1, len(os.sched_getaffinity(0)) // local_size)
+
+    def for_device(self, device: torch.device) -> LoaderConfig:
+        """Return the config with `auto` replaced by the executor that it stands for there.
+
+        Raises:
+            ValueError: an executor that this device or machine cannot run.
+        """
+        return replace(self, executor=choose_executor(self.executor, device))
 
 
 def make_decoder(name: str, shards: Shards, *, threads: int) -> Decoder:
@@ -96,10 +105,13 @@ def training_views(
     world_size: int = 1,
     local_size: int = 1,
     stream: Stream = Stream.VIEWS,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
 ) -> MultiCropLoader:
     """Stream the views of this rank for steps start_step..end_step-1.
 
-    `local_size` processes share the cores of this machine.
+    `local_size` processes share the cores of this machine. `device` is where the views will be
+    used, `dtype` as what: the executor `fused` makes them so, others float32 on the CPU.
 
     Raises:
         ValueError: the world size does not divide the global batch.
@@ -126,7 +138,9 @@ def training_views(
             stream=stream,
         )
 
-    return _loader(shards, recipe, config, batch, params, range(start_step, end_step), local_size)
+    executor = _executor(recipe, config, local_size, device, dtype)
+    steps = range(start_step, end_step)
+    return _loader(shards, executor, config, batch, params, steps, local_size)
 
 
 def evaluation_views(
@@ -136,8 +150,11 @@ def evaluation_views(
     batch_size: int,
     config: LoaderConfig,
     sample_ids: Ids | None = None,
+    device: torch.device = CPU,
 ) -> MultiCropLoader:
     """Stream the central square of each sample (spec 6.1), in order; the last batch is partial.
+
+    `device` is where they will be used, as for `training_views`.
 
     `large` of each batch is [1, B, 3, size, size]; there are no small views.
     """
@@ -150,13 +167,25 @@ def evaluation_views(
     def params(_: int, rows: Ids) -> ViewParams:
         return centre_view_params(shards.heights[rows], shards.widths[rows])
 
+    executor = _executor(recipe, config, 1, device, torch.float32)
     steps = range(-(-len(ids) // batch_size))
-    return _loader(shards, recipe, config, batch, params, steps, local_size=1)
+    return _loader(shards, executor, config, batch, params, steps, local_size=1)
+
+
+def _executor(
+    recipe: MultiCropRecipe,
+    config: LoaderConfig,
+    local_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Executor:
+    threads = config.threads_of(local_size)
+    return make_executor(config.executor, recipe, threads=threads, device=device, dtype=dtype)
 
 
 def _loader(
     shards: Shards,
-    recipe: MultiCropRecipe,
+    executor: Executor,
     config: LoaderConfig,
     batch: Callable[[int], tuple[int, Ids]],
     params: Callable[[int, Ids], ViewParams],
@@ -167,7 +196,7 @@ def _loader(
     return MultiCropLoader(
         shards,
         decoder=make_decoder(config.decoder, shards, threads=threads),
-        executor=make_executor(config.executor, recipe, threads=threads),
+        executor=executor,
         batch=batch,
         params=params,
         steps=steps,

@@ -223,9 +223,7 @@ class MultiCropLoader:
             if thread is not threading.current_thread():
                 thread.join()
         self._stages.decoder.close()
-        close_executor = getattr(self._stages.executor, "close", None)
-        if close_executor is not None:
-            close_executor()
+        self._stages.executor.close()
 
     def __enter__(self) -> MultiCropLoader:
         return self

@@ -19,14 +19,22 @@ from tests.support import blob_mask, decoded_batch, textured_image
 # Levels of 255, before normalisation; the reference is float64. There is no tolerance beyond these
 # for geometry and masks, which are decided on integers.
 TOLERANCE = {
+    # DALI finds positions in float32: 0.05 in a photo of 4000 pixels, 0.02 elsewhere
+    "dali": 0.1,
     # float32: four taps, two blurs and a trip to HSV and back lose a few units in the last place
     "compiled": 0.01,
+    # float32 too, and views lie between its passes as fractions of 65535: 1/514 of a level each,
+    # which contrast and saturation may multiply
+    "fused": 0.02,
 }
+
+# A cubic that antialias stretches comes from DALI's own table of the kernel.
+STRETCHED_CUBIC = {"dali": 1.0}
 
 BUSY = MultiCropRecipe(
     num_large=2,
     num_small=1,
-    large_size=40,
+    large_size=31,
     small_size=21,
     large_even=replace(LARGE_EVEN, mask_probability=0.5, solarize_probability=0.3),
     large_odd=replace(LARGE_ODD, blur_probability=0.5, mask_probability=0.5),
@@ -49,18 +57,24 @@ every_executor = pytest.mark.parametrize(
 )
 
 
-def executor_of(name, recipe, threads=1):
-    """The executor, on the GPU where it is made for one (else Triton's interpreter stands in)."""
-    on_gpu = name == "fused" and torch.cuda.is_available()
-    return make_executor(
-        name, recipe, threads=threads, device=torch.device("cuda" if on_gpu else "cpu")
-    )
+def executor_of(name, recipe):
+    """The executor, on the GPU where it is made for one; else Triton's interpreter stands in."""
+    if name == "fused" and not torch.cuda.is_available():
+        from pipeline.augment.fused import FusedViews  # choose_executor would refuse the device
+
+        return FusedViews(recipe, device=torch.device("cpu"), crop_tile=64)
+    return make_executor(name, recipe, device=torch.device("cuda" if name == "fused" else "cpu"))
 
 
 def levels(views, recipe):
     std = torch.tensor(recipe.std)[:, None, None]
     mean = torch.tensor(recipe.mean)[:, None, None]
     return (views.cpu() * std + mean) * 255
+
+
+def tolerance(name, recipe):
+    stretched = recipe.antialias and recipe.interpolation == "bicubic"
+    return STRETCHED_CUBIC.get(name, TOLERANCE[name]) if stretched else TOLERANCE[name]
 
 
 def assert_equal_to_reference(name, recipe, decoded, params):
@@ -71,7 +85,7 @@ def assert_equal_to_reference(name, recipe, decoded, params):
     for got, want in ((ours.large, expected.large), (ours.small, expected.small)):
         if want.numel():
             difference = (levels(got, recipe) - levels(want, recipe)).abs().amax(dim=(2, 3, 4))
-            assert difference.max() <= TOLERANCE[name], difference
+            assert difference.max() <= tolerance(name, recipe), difference
     assert torch.equal(ours.labels.cpu(), decoded.labels)
     assert np.array_equal(ours.sample_ids, decoded.sample_ids)
     executor.close()
@@ -147,7 +161,7 @@ def test_random_tables_of_random_recipes(name, seed, **options):
 @every_executor
 def test_full_size_views(name):
     recipe = MultiCropRecipe()
-    decoded = batch_of([(375, 500), (500, 333)])
+    decoded = batch_of([(375, 500)])
     assert_equal_to_reference(name, recipe, decoded, drawn(recipe, decoded, seed=4))
 
 
@@ -163,7 +177,7 @@ def test_a_large_photo(name):
 @pytest.mark.parametrize("antialias", [False, True])
 def test_geometry_of_whole_images(name, interpolation, antialias):
     recipe = replace(ONE_LARGE, interpolation=interpolation, antialias=antialias)
-    decoded = batch_of([(1, 1), (3, 177), (97, 61), (39, 41), (40, 40)])
+    decoded = batch_of([(1, 1), (3, 177), (97, 61), (30, 32), (31, 31)])
     for flip in (False, True):
         params = with_values(whole(decoded), flip=flip)
         assert_equal_to_reference(name, recipe, decoded, params)

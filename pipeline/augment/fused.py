@@ -1,0 +1,273 @@
+"""Executor for GPUs: all views of a batch in six launches, three for each view size.
+
+From ragged decoded images and params to normalised views in channels_last memory, float32 or
+bfloat16. `launch` neither allocates nor waits, and can be captured in a CUDA graph.
+
+Roofline, for 4x224 + 2x96 of a 500x375 photo:
+
+    bytes that must move   0.56 MB of pixels, 0.02 MB of mask, 1.31 MB of bfloat16 views: 1.9 MB
+    bytes that do move     and 16-bit scratch, written and read after the crop (contrast needs the
+                           mean of all pixels before any of them) and before the blur: about 6 MB
+    arithmetic             219,136 pixels, each of 48 products in the crop and some 100 operations
+                           of colour; half of them 3 x 576 in the blur, on tensor cores: 0.4 GFLOP
+    at 4 TB/s and 130 TFLOP/s (TF32, three products each)    1.5 us and 3 us a photo
+
+So the passes should be bound by arithmetic and by the loads of the crop (16 words a pixel), at some
+3 to 6 us a photo. That is a prediction: no GPU has run this yet, and no distance to it is measured.
+
+Shapes: B samples, V views (L large, S small), s side of a view, M mask grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from pipeline.augment import fused_kernels as kernels
+from pipeline.augment.fused_table import params_table
+from pipeline.augment.params import MEAN, ViewParams
+from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.augment.reference import blur_radius, salience_limit
+from pipeline.batch import DecodedBatch, MultiCropBatch
+
+# Sizes of the work of one program of four warps. On sm_80 and sm_90 the crop takes 80 registers a
+# thread with tiles of 16, and all 255 with tiles of 32; the products of the blur want 32.
+CROP_TILE = 16
+BLUR_TILE = 32
+BLOCK = 1024  # pixels, where a program needs no neighbours
+MARGIN = (
+    16  # bytes before and behind the pixels: taps are read as whole words, some of them outside
+)
+LARGEST_IMAGE = 2**31 - 2**16  # bytes; positions within an image are 32-bit integers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FusedWork:
+    """One batch on the device, ready to launch. The pixels lie in the executor's one buffer."""
+
+    words: Tensor  # int32, the buffer by four bytes
+    pixels: Tensor  # uint8, its pixels
+    offsets: Tensor  # int64 [B]
+    heights: Tensor  # int32 [B]
+    widths: Tensor  # int32 [B]
+    grids: Tensor  # uint8 [B, M, M]
+    table: Tensor  # int32 [B, V, words of fused_table]
+    large: Tensor  # the views, [L, B, 3, s, s] in channels_last memory
+    small: Tensor  # [S, B, 3, s, s]
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.heights)
+
+
+class FusedViews:
+    """Executor on a CUDA device. Holds the buffers that a batch passes through, and a stream.
+
+    `__call__` takes decoded images on CPU or device and returns finished views: it waits for them,
+    in the loader's thread. `prepare` and `launch` are its two halves, on the current stream. One
+    batch at a time: the next `prepare` overwrites the buffers, in the order of the stream.
+
+    `crop_tile`, a power of two, changes no pixel: Triton's interpreter, which pays by the program,
+    is faster with a large one.
+
+    Raises:
+        ValueError: the device is not a CUDA device.
+    """
+
+    def __init__(
+        self,
+        recipe: MultiCropRecipe,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        crop_tile: int = CROP_TILE,
+    ) -> None:
+        if device.type != "cuda" and isinstance(kernels.resample, triton.JITFunction):
+            raise ValueError(
+                f"executor fused makes views on CUDA devices, not on {device.type!r}; use compiled"
+            )
+        self.recipe = recipe
+        self._device, self._dtype, self._crop_tile = device, dtype, crop_tile
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        radii = [blur_radius(s, r) for s, r in zip(recipe.sizes, recipe.views, strict=True)]
+        thresholds = [view.solarize_threshold for view in recipe.views]
+        self._radii = torch.tensor(radii, dtype=torch.int32, device=device)
+        self._thresholds = torch.tensor(thresholds, dtype=torch.float32, device=device)
+        self._max_radius = max(radii)
+        self._normalise = (*recipe.mean, *(1 / std for std in recipe.std))
+        self._bytes = torch.empty(0, dtype=torch.uint8, device=device)
+        self._scratch = torch.empty(0, dtype=torch.uint16, device=device)
+        self._sums = torch.empty(0, dtype=torch.float32, device=device)
+        self._level_sums = torch.empty(0, 3, dtype=torch.int64, device=device)
+
+    def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
+        with self._on_own_stream():
+            work = self.prepare(decoded, params)
+            self.launch(work)
+        return MultiCropBatch(
+            large=work.large,
+            small=work.small,
+            labels=decoded.labels.clone(),
+            sample_ids=decoded.sample_ids,
+            epoch=decoded.epoch,
+        )
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
+
+    def prepare(self, decoded: DecodedBatch, params: ViewParams) -> FusedWork:
+        """Bring a batch to the device and make room for its views.
+
+        Raises:
+            ValueError: an image of 2 GiB or more.
+        """
+        recipe, images = self.recipe, decoded.images
+        _check(images.heights, images.widths)
+        assert recipe.mask_fill == "image-mean" or not (params.mask_source == MEAN).any()
+        batch, length = len(decoded.sample_ids), len(images.pixels)
+        self._make_room(length, batch)
+        pixels = self._bytes[MARGIN : MARGIN + length]
+        pixels.copy_(images.pixels, non_blocking=True)
+        return FusedWork(
+            words=self._bytes[MARGIN:].view(torch.int32),
+            pixels=pixels,
+            offsets=self._to_device(images.offsets),
+            heights=self._to_device(images.heights),
+            widths=self._to_device(images.widths),
+            grids=self._to_device(decoded.masks),
+            table=self._to_device(torch.from_numpy(params_table(params))),
+            large=self._room_for_views(recipe.num_large, batch, recipe.large_size),
+            small=self._room_for_views(recipe.num_small, batch, recipe.small_size),
+        )
+
+    def launch(self, work: FusedWork) -> None:
+        """Make the views of a prepared batch: kernels only, no allocation, no waiting."""
+        recipe = self.recipe
+        if recipe.mask_fill == "image-mean":
+            programs = 32  # an image: enough to fill a GPU with a batch of a few
+            self._level_sums.zero_()
+            kernels.add_levels[(work.batch_size * programs,)](
+                work.pixels,
+                work.offsets,
+                work.heights,
+                work.widths,
+                self._level_sums,
+                PROGRAMS=programs,
+                BLOCK=BLOCK,
+            )
+        self._launch_size(work, work.large, first=0, size=recipe.large_size)
+        if recipe.num_small:
+            self._launch_size(work, work.small, first=recipe.num_large, size=recipe.small_size)
+
+    def _launch_size(self, work: FusedWork, out: Tensor, *, first: int, size: int) -> None:
+        recipe, views = self.recipe, len(out)
+        rows, tiles = work.batch_size * views, self._crop_tiles(size)
+        table = (work.table, work.table.view(torch.float32), self._thresholds)
+        which = {"FIRST": first, "VIEWS": views, "ALL_VIEWS": recipe.num_views, "SIZE": size}
+        torchvision = recipe.jitter_style == "torchvision"
+        kernels.resample[(rows * tiles**2,)](
+            work.words,
+            work.pixels,
+            work.offsets,
+            work.heights,
+            work.widths,
+            work.grids,
+            self._level_sums,
+            *table,
+            self._scratch,
+            self._sums,
+            out,
+            salience_limit(recipe.mask_threshold),
+            *self._normalise,
+            work.batch_size,
+            **which,
+            TILES=tiles,
+            T=self._crop_tile,
+            CUBIC=recipe.interpolation == "bicubic",
+            ANTIALIAS=recipe.antialias,
+            TORCHVISION=torchvision,
+            IMAGE_MEAN=recipe.mask_fill == "image-mean",
+        )
+        kernels.recolor[(rows * -(-(size**2) // BLOCK),)](
+            *table,
+            self._scratch,
+            self._sums,
+            out,
+            *self._normalise,
+            work.batch_size,
+            **which,
+            PARTS=tiles**2,
+            PARTS_POWER=triton.next_power_of_2(tiles**2),
+            TORCHVISION=torchvision,
+            BLOCK=BLOCK,
+        )
+        tiles = -(-size // BLUR_TILE)
+        kernels.blur[(rows * tiles**2,)](
+            *table,
+            self._radii,
+            self._scratch,
+            out,
+            *self._normalise,
+            work.batch_size,
+            **which,
+            TILES=tiles,
+            T=BLUR_TILE,
+            TAPS=triton.next_power_of_2(2 * self._max_radius + 1),
+        )
+
+    def _make_room(self, length: int, batch: int) -> None:
+        """Grow the buffers where this batch needs more than all before it."""
+        recipe = self.recipe
+        if len(self._bytes) < length + 2 * MARGIN:
+            # A quarter more than asked: batches differ in size. Whole words, margins included.
+            room = (length * 5 // 4 + 2 * MARGIN + 3) // 4 * 4
+            self._bytes = torch.zeros(room, dtype=torch.uint8, device=self._device)
+        groups = ((recipe.num_large, recipe.large_size), (recipe.num_small, recipe.small_size))
+        scratch = max(views * 3 * size**2 for views, size in groups) * batch
+        sums = max(views * 3 * self._crop_tiles(size) ** 2 for views, size in groups) * batch
+        if len(self._scratch) < scratch:
+            self._scratch = torch.empty(scratch, dtype=torch.uint16, device=self._device)
+            self._sums = torch.empty(sums, dtype=torch.float32, device=self._device)
+            self._level_sums = torch.empty(batch, 3, dtype=torch.int64, device=self._device)
+
+    def _crop_tiles(self, size: int) -> int:
+        """Tiles along a side of a view."""
+        return -(-size // self._crop_tile)
+
+    def _room_for_views(self, views: int, batch: int, size: int) -> Tensor:
+        shape = (views, batch, size, size, 3)
+        return torch.empty(shape, dtype=self._dtype, device=self._device).permute(0, 1, 4, 2, 3)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+    @contextmanager
+    def _on_own_stream(self) -> Iterator[None]:
+        """Work on the executor's stream, beside the training's, and wait for its end."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            yield
+            done = torch.cuda.Event(blocking=True)  # sleeps: the loader's thread needs no core
+            done.record()
+        done.synchronize()
+
+
+def _check(heights: Tensor, widths: Tensor) -> None:
+    """Refuse images too large for 32-bit positions; those on a device are not waited for."""
+    if heights.device.type != "cpu":
+        return
+    sizes = heights.numpy().astype(np.int64) * widths.numpy() * 3
+    if len(sizes) and sizes.max() > LARGEST_IMAGE:
+        row = int(sizes.argmax())
+        raise ValueError(
+            f"an image of {int(heights[row])}x{int(widths[row])} pixels is too large for the "
+            "executor fused; use compiled, or convert the pictures with --short-side"
+        )

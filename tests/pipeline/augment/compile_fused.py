@@ -1,0 +1,113 @@
+"""Compile the fused executor's kernels ahead of time, without a GPU; one JSON object on stdout.
+
+Run as a script, in a process of its own: where Triton's interpreter is on, kernels are no kernels.
+
+{"resample sm_90 ...": {"registers": .., "spills": .., "stack": .., "shared": ..}, ..}
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from pipeline.augment import fused_kernels as kernels
+from pipeline.augment.fused import BLOCK, BLUR_TILE, CROP_TILE
+
+ARCHITECTURES = (80, 90)
+POINTERS = {
+    "words": "*i32",
+    "pixels": "*u8",
+    "offsets": "*i64",
+    "heights": "*i32",
+    "widths": "*i32",
+    "grids": "*u8",
+    "level_sums": "*i64",
+    "table": "*i32",
+    "table_floats": "*fp32",
+    "thresholds": "*fp32",
+    "radii": "*i32",
+    "scratch": "*u16",
+    "batch": "i32",
+    "limit": "i32",
+}
+PLAIN = {"CUBIC": True, "ANTIALIAS": False, "TORCHVISION": False, "IMAGE_MEAN": False}
+VARIANTS = [
+    PLAIN,
+    PLAIN | {"ANTIALIAS": True},
+    PLAIN | {"CUBIC": False, "TORCHVISION": True, "IMAGE_MEAN": True},
+]
+
+
+def constants(name, size, views, first, variant):
+    tile = BLUR_TILE if name == "blur" else CROP_TILE
+    tiles = -(-size // tile)
+    return variant | {
+        "FIRST": first,
+        "VIEWS": views,
+        "ALL_VIEWS": 6,
+        "SIZE": size,
+        "TILES": tiles,
+        "T": tile,
+        "PARTS": tiles**2,
+        "PARTS_POWER": triton.next_power_of_2(tiles**2),
+        "TAPS": 32,
+        "BLOCK": BLOCK,
+        "PROGRAMS": 32,
+    }
+
+
+def compiled(kernel, architecture, out_type, values):
+    names = kernel.arg_names
+    mine = {name: value for name, value in values.items() if name in names}
+    types = POINTERS | {"out": out_type, "sums": "*fp32"}
+    if kernel is kernels.add_levels:
+        types |= {"sums": "*i64"}
+    signature = {name: "constexpr" if name in mine else types.get(name, "fp32") for name in names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=mine)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+
+
+def resources(binary, architecture):
+    """What ptxas says of the PTX, and that there is a cubin."""
+    assert binary.asm["cubin"][:4] == b"\x7fELF"
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    target = re.search(r"\.target (sm_\w+)", binary.asm["ptx"]).group(1)
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(binary.asm["ptx"])
+        file.flush()
+        command = [str(ptxas), "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    number = {
+        "registers": r"Used (\d+) registers",
+        "spills": r"(\d+) bytes spill stores",
+        "stack": r"(\d+) bytes stack frame",
+    }
+    found = {name: int(re.search(pattern, said).group(1)) for name, pattern in number.items()}
+    return found | {"shared": binary.metadata.shared}
+
+
+def main():
+    result = {}
+    for architecture in ARCHITECTURES:
+        for out_type in ("*bf16", "*fp32"):
+            for size, views, first in ((224, 4, 0), (96, 2, 4)):
+                for number, variant in enumerate(VARIANTS):
+                    for name in ("resample", "recolor", "blur", "add_levels"):
+                        kernel = getattr(kernels, name)
+                        values = constants(name, size, views, first, variant)
+                        binary = compiled(kernel, architecture, out_type, values)
+                        key = f"{name} sm_{architecture} {out_type[1:]} {size} variant {number}"
+                        result[key] = resources(binary, architecture)
+                        print(key, result[key], file=sys.stderr)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
