@@ -3,17 +3,20 @@
 From ragged decoded images and params to normalised views in channels_last memory, float32 or
 bfloat16. `launch` neither allocates nor waits, and can be captured in a CUDA graph.
 
-Roofline, for 4x224 + 2x96 of a 500x375 photo:
+Roofline of an H100 (132 multiprocessors, 1.7 GHz, 3 TB/s) or H200 (4.8 TB/s), for the six views,
+4x224 + 2x96 = 219,136 pixels, of a 500x375 photo:
 
-    bytes that must move   0.56 MB of pixels, 0.02 MB of mask, 1.31 MB of bfloat16 views: 1.9 MB
-    bytes that do move     and 16-bit scratch, written and read after the crop (contrast needs the
-                           mean of all pixels before any of them) and before the blur: about 6 MB
-    arithmetic             219,136 pixels, each of 48 products in the crop and some 100 operations
-                           of colour; half of them 3 x 576 in the blur, on tensor cores: 0.4 GFLOP
-    at 4 TB/s and 130 TFLOP/s (TF32, three products each)    1.5 us and 3 us a photo
+    bytes that must move   0.56 MB of pixels, 0.02 MB of mask, 1.31 MB of bfloat16 views: 1.9 MB,
+                           0.6 us at 3 TB/s
+    bytes that do move     16-bit scratch too: contrast needs the mean of all pixels before any of
+                           them, the blur its neighbours; about 5 MB, 1.7 us
+    instructions           some 200 a pixel in the crop (16 words loaded, 48 bytes to floats, 60
+                           products), 100 in the colours: 66 million, 2.3 us at 128 a clock and SM
+    tensor cores           half of the pixels are blurred, 576 products each, three TF32 products
+                           for one: 0.4 GFLOP, 1 us at 400 TFLOP/s
 
-So the passes should be bound by arithmetic and by the loads of the crop (16 words a pixel), at some
-3 to 6 us a photo. That is a prediction: no GPU has run this yet, and no distance to it is measured.
+Instructions bind, not bytes: 4 to 6 us a photo are expected where nothing overlaps. That is a
+prediction. No GPU has run this; its distance from the roof is not measured.
 
 Shapes: B samples, V views (L large, S small), s side of a view, M mask grid.
 """
@@ -100,7 +103,7 @@ class FusedViews:
         self._radii = torch.tensor(radii, dtype=torch.int32, device=device)
         self._thresholds = torch.tensor(thresholds, dtype=torch.float32, device=device)
         self._max_radius = max(radii)
-        self._normalise = (*recipe.mean, *(1 / std for std in recipe.std))
+        self._normalise = (*map(float, recipe.mean), *(1 / std for std in recipe.std))
         self._bytes = torch.empty(0, dtype=torch.uint8, device=device)
         self._scratch = torch.empty(0, dtype=torch.uint16, device=device)
         self._sums = torch.empty(0, dtype=torch.float32, device=device)

@@ -52,8 +52,13 @@ def installed(package):
 
 
 PACKAGES = {"compiled": "numba", "dali": "nvidia.dali", "fused": "triton"}
+NATIVE = [pytest.mark.gpu] if torch.cuda.is_available() else []  # fused is not interpreted there
 every_executor = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=installed(PACKAGES[name])) for name in TOLERANCE]
+    "name",
+    [
+        pytest.param(name, marks=[installed(PACKAGES[name]), *(NATIVE if name == "fused" else [])])
+        for name in TOLERANCE
+    ],
 )
 
 
