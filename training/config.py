@@ -83,6 +83,8 @@ class TrainConfig:
 def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """Return the config with `path=value` strings applied, in order.
 
+    A name that occurs once may stand for its path: `executor` for `loader.executor`.
+
     Raises:
         ValueError: no '=', an unknown path (with the names that exist there), a value that does
             not fit the field's type or its range.
@@ -91,7 +93,8 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
         path, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set takes path=value, got {setting!r}")
-        config = _replaced(config, path.strip().split("."), value.strip(), path.strip())
+        path = _whole_path(config, path.strip())
+        config = _replaced(config, path.split("."), value.strip(), path)
     return config
 
 
@@ -143,6 +146,15 @@ def differences(old: Any, new: Any) -> list[str]:
         for path, value in flattened(new)
         if path not in FREE_TO_CHANGE and before[path] != value
     ]
+
+
+def _whole_path(config: Any, path: str) -> str:
+    if "." in path or path in {item.name for item in dataclasses.fields(config)}:
+        return path
+    found = [whole for whole, _ in flattened(config) if whole.endswith(f".{path}")]
+    if len(found) > 1:
+        raise ValueError(f"setting {path!r} is one of several: {', '.join(found)}; name one whole")
+    return found[0] if found else path
 
 
 def _replaced(config: Any, names: list[str], value: str, path: str) -> Any:

@@ -60,9 +60,17 @@ def test_later_settings_win():
     assert apply_settings(TrainConfig(), ["epochs=7", "epochs=9"]).epochs == 9
 
 
+def test_a_name_that_occurs_once_stands_for_its_path():
+    config = apply_settings(TrainConfig(), ["executor=compiled", "temperature=0.2", "epochs=3"])
+    assert config.loader.executor == "compiled"
+    assert config.loss.temperature == 0.2
+    assert config.epochs == 3
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        ("hue=0.2", "'hue' is one of several: recipe.large_even.hue, recipe.large_odd.hue, rec"),
         ("epochs", "--set takes path=value, got 'epochs'"),
         ("epoch=3", "unknown setting 'epoch'; did you mean epochs\\? valid here: name, recipe"),
         ("loss.temp=3", "unknown setting 'loss.temp'; .*valid here: temperature"),
