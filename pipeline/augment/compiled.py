@@ -12,13 +12,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.augment.compiled_blur import scratch_length
 from pipeline.augment.compiled_views import make_views
 from pipeline.augment.params import JITTER_ORDERS, ViewParams
 from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.augment.recycled import RecycledMemory
 from pipeline.augment.reference import blur_radius, color_levels, salience_limit
 from pipeline.batch import DecodedBatch, MultiCropBatch
 
@@ -26,13 +26,14 @@ _ORDERS = np.array(JITTER_ORDERS, dtype=np.int64)
 
 
 class CompiledViews:
-    """Executor for CPU tensors. Holds its threads and one scratch per thread."""
+    """Executor for CPU tensors. Holds its threads, a scratch for each, and the memory of views."""
 
     def __init__(self, recipe: MultiCropRecipe, *, threads: int = 1) -> None:
         self.recipe = recipe
         self._pool = ThreadPoolExecutor(threads, "views") if threads > 1 else None
         self._threads = threads
         self._scratch = threading.local()
+        self._memory = RecycledMemory()
         self._radii = np.array(
             [blur_radius(s, r) for s, r in zip(recipe.sizes, recipe.views, strict=True)], np.int64
         )
@@ -50,8 +51,9 @@ class CompiledViews:
 
     def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
         recipe, batch = self.recipe, len(decoded.sample_ids)
-        large = torch.empty(recipe.num_large, batch, 3, recipe.large_size, recipe.large_size)
-        small = torch.empty(recipe.num_small, batch, 3, recipe.small_size, recipe.small_size)
+        room = self._memory.empty
+        large = room(recipe.num_large, batch, 3, recipe.large_size, recipe.large_size)
+        small = room(recipe.num_small, batch, 3, recipe.small_size, recipe.small_size)
         arrays = (*self._arrays(decoded, params), large.numpy(), small.numpy())
         # Threads take the next sample when they are free: samples differ in work, cores in speed.
         samples = iter(range(batch))
