@@ -61,6 +61,8 @@ class ViewRecipe:
                 raise ValueError(f"{name} must be a range 0 < low <= high, got {low}, {high}")
         if self.area[1] > 1:
             raise ValueError(f"area must not exceed 1, the whole image, got {self.area[1]}")
+        if self.hue > 0.5:  # half a turn each way is every hue
+            raise ValueError(f"hue must not exceed 0.5 turns, got {self.hue}")
         if not self.blur_divider >= 0.5:  # below, the blur would be wider than the view
             raise ValueError(f"blur_divider must be at least 0.5, got {self.blur_divider}")
 

@@ -190,6 +190,7 @@ def test_evaluation_cuts_the_centre_square(height, width, expected):
         ({"area": (0.5, 0.2)}, "area must be a range"),
         ({"area": (0.5, 1.2)}, "area must not exceed 1"),
         ({"hue": -0.1}, "hue must not be negative"),
+        ({"hue": 0.6}, "hue must not exceed 0.5 turns, got 0.6"),
         ({"blur_divider": 0.0}, "blur_divider must be at least 0.5"),
     ],
 )
