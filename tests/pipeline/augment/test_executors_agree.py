@@ -255,6 +255,15 @@ def test_radius_and_threshold_are_those_of_each_view(name):
 
 
 @every_executor
+@pytest.mark.parametrize("size", [1, 7])
+def test_tiny_views_and_those_too_small_to_blur(name, size):
+    recipe = replace(BUSY, num_large=1, large_size=size, small_size=3)
+    decoded = batch_of([(97, 61), (1, 9)])
+    params = with_values(drawn(recipe, decoded, seed=6), blur_sigma=2.0)
+    assert_equal_to_reference(name, recipe, decoded, params)
+
+
+@every_executor
 def test_flat_and_primary_colours(name):
     colours = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 255), (255, 0, 255), (7, 7, 7)]
     images = [np.full((5, 6, 3), colour, np.uint8) for colour in colours]
