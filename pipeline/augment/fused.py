@@ -10,13 +10,14 @@ Roofline of an H100 (132 multiprocessors, 1.7 GHz, 3 TB/s) or H200 (4.8 TB/s), f
                            0.6 us at 3 TB/s
     bytes that do move     16-bit scratch too: contrast needs the mean of all pixels before any of
                            them, the blur its neighbours; about 5 MB, 1.7 us
-    instructions           some 200 a pixel in the crop (16 words loaded, 48 bytes to floats, 60
-                           products), 100 in the colours: 66 million, 2.3 us at 128 a clock and SM
-    tensor cores           half of the pixels are blurred, 576 products each, three TF32 products
-                           for one: 0.4 GFLOP, 1 us at 400 TFLOP/s
+    instructions           counted in the code for sm_90: 270 a pixel in the crop (16 words loaded,
+                           48 bytes to floats, 60 products), 100 in the second pass (4 of 5 views),
+                           285 in the blur (half of the pixels): 109 million, 3.7 us at 128 a clock
+                           and multiprocessor
+    tensor cores           576 products a blurred pixel: 0.13 GFLOP, 0.2 us at 800 TFLOP/s
 
-Instructions bind, not bytes: 4 to 6 us a photo are expected where nothing overlaps. That is a
-prediction. No GPU has run this; its distance from the roof is not measured.
+Instructions bind, not bytes: 4 us a photo, 13 % of the roof of bytes (22 % for float32 views), are
+the best to expect. That is a prediction. No GPU has run this; its distance is not measured.
 
 Shapes: B samples, V views (L large, S small), s side of a view, M mask grid.
 """
@@ -39,9 +40,10 @@ from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.augment.reference import blur_radius, salience_limit
 from pipeline.batch import DecodedBatch, MultiCropBatch
 
-# Sizes of the work of one program of four warps. On sm_80 and sm_90 the crop takes 80 registers a
-# thread with tiles of 16, and all 255 with tiles of 32; the products of the blur want 32.
-CROP_TILE = 16
+# What one program of four warps works on. Crop: strips of so many rows, so many columns at a time;
+# left alone it would take all 255 registers, and half as many warps would fit. Blur: squares.
+CROP_TILE = (16, 32)
+CROP_REGISTERS = 168
 BLUR_TILE = 32
 BLOCK = 1024  # pixels, where a program needs no neighbours
 MARGIN = (
@@ -76,7 +78,7 @@ class FusedViews:
     in the loader's thread. `prepare` and `launch` are its two halves, on the current stream. One
     batch at a time: the next `prepare` overwrites the buffers, in the order of the stream.
 
-    `crop_tile`, a power of two, changes no pixel: Triton's interpreter, which pays by the program,
+    `crop_tile`, powers of two, changes no pixel: Triton's interpreter, which pays by the program,
     is faster with a large one.
 
     Raises:
@@ -89,7 +91,7 @@ class FusedViews:
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        crop_tile: int = CROP_TILE,
+        crop_tile: tuple[int, int] = CROP_TILE,
     ) -> None:
         if device.type != "cuda" and isinstance(kernels.resample, triton.JITFunction):
             raise ValueError(
@@ -102,7 +104,7 @@ class FusedViews:
         thresholds = [view.solarize_threshold for view in recipe.views]
         self._radii = torch.tensor(radii, dtype=torch.int32, device=device)
         self._thresholds = torch.tensor(thresholds, dtype=torch.float32, device=device)
-        self._max_radius = max(radii)
+        self._radii_of = radii
         self._normalise = (*map(float, recipe.mean), *(1 / std for std in recipe.std))
         self._bytes = torch.empty(0, dtype=torch.uint8, device=device)
         self._scratch = torch.empty(0, dtype=torch.uint16, device=device)
@@ -170,11 +172,11 @@ class FusedViews:
 
     def _launch_size(self, work: FusedWork, out: Tensor, *, first: int, size: int) -> None:
         recipe, views = self.recipe, len(out)
-        rows, tiles = work.batch_size * views, self._crop_tiles(size)
+        rows, strips = work.batch_size * views, self._strips(size)
         table = (work.table, work.table.view(torch.float32), self._thresholds)
         which = {"FIRST": first, "VIEWS": views, "ALL_VIEWS": recipe.num_views, "SIZE": size}
         torchvision = recipe.jitter_style == "torchvision"
-        kernels.resample[(rows * tiles**2,)](
+        kernels.resample[(rows * strips,)](
             work.words,
             work.pixels,
             work.offsets,
@@ -190,12 +192,14 @@ class FusedViews:
             *self._normalise,
             work.batch_size,
             **which,
-            TILES=tiles,
-            T=self._crop_tile,
+            STRIPS=strips,
+            ROWS=self._crop_tile[0],
+            COLUMNS=self._crop_tile[1],
             CUBIC=recipe.interpolation == "bicubic",
             ANTIALIAS=recipe.antialias,
             TORCHVISION=torchvision,
             IMAGE_MEAN=recipe.mask_fill == "image-mean",
+            maxnreg=CROP_REGISTERS,
         )
         kernels.recolor[(rows * -(-(size**2) // BLOCK),)](
             *table,
@@ -205,12 +209,12 @@ class FusedViews:
             *self._normalise,
             work.batch_size,
             **which,
-            PARTS=tiles**2,
-            PARTS_POWER=triton.next_power_of_2(tiles**2),
+            PARTS=strips,
+            PARTS_POWER=triton.next_power_of_2(strips),
             TORCHVISION=torchvision,
             BLOCK=BLOCK,
         )
-        tiles = -(-size // BLUR_TILE)
+        tiles, radius = -(-size // BLUR_TILE), max(self._radii_of[first : first + views])
         kernels.blur[(rows * tiles**2,)](
             *table,
             self._radii,
@@ -221,7 +225,8 @@ class FusedViews:
             **which,
             TILES=tiles,
             T=BLUR_TILE,
-            TAPS=triton.next_power_of_2(2 * self._max_radius + 1),
+            RADIUS=radius,
+            TAPS=triton.next_power_of_2(2 * radius + 1),
         )
 
     def _make_room(self, length: int, batch: int) -> None:
@@ -233,15 +238,15 @@ class FusedViews:
             self._bytes = torch.zeros(room, dtype=torch.uint8, device=self._device)
         groups = ((recipe.num_large, recipe.large_size), (recipe.num_small, recipe.small_size))
         scratch = max(views * 3 * size**2 for views, size in groups) * batch
-        sums = max(views * 3 * self._crop_tiles(size) ** 2 for views, size in groups) * batch
+        sums = max(views * 3 * self._strips(size) for views, size in groups) * batch
         if len(self._scratch) < scratch:
             self._scratch = torch.empty(scratch, dtype=torch.uint16, device=self._device)
             self._sums = torch.empty(sums, dtype=torch.float32, device=self._device)
             self._level_sums = torch.empty(batch, 3, dtype=torch.int64, device=self._device)
 
-    def _crop_tiles(self, size: int) -> int:
-        """Tiles along a side of a view."""
-        return -(-size // self._crop_tile)
+    def _strips(self, size: int) -> int:
+        """Strips of rows that the crop of a view is divided into."""
+        return -(-size // self._crop_tile[0])
 
     def _room_for_views(self, views: int, batch: int, size: int) -> Tensor:
         shape = (views, batch, size, size, 3)

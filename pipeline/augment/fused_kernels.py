@@ -2,11 +2,11 @@
 
     resample   source pixels -> crop, resize, flip, jitter up to contrast; sums for its mean
     recolor    contrast, the rest of the jitter, gray             (views with contrast only)
-    blur       both directions at once, as products with banded matrices   (blurred views only)
+    blur       both directions, as products with banded matrices  (blurred views only)
 
 A view is written out by the last pass that it needs; between passes it lies in `scratch` as 16-bit
 fractions of 1 (a step is 1/257 of a level). One launch of each serves all images and views of a
-size: a program works on one tile of one view, and views without work end at once.
+size: a program works on a part of one view, and ends at once where there is nothing to do.
 
 Shapes: B samples, V views of this size, s side of a view, M mask grid.
 """
@@ -18,7 +18,7 @@ import triton.language as tl
 
 from pipeline.augment import params
 from pipeline.augment.fused_color import clip, gray, jitter, luma
-from pipeline.augment.fused_source import GRID, centres, sample, sample_words
+from pipeline.augment.fused_source import GRID, add_row, centres, four_taps, sample
 from pipeline.augment.fused_table import Word
 
 WORDS = tl.constexpr(len(Word))
@@ -60,68 +60,79 @@ def resample(
     words, pixels, offsets, heights, widths, grids, level_sums, table, table_floats, thresholds,
     scratch, sums, out, limit, mean_r, mean_g, mean_b, scale_r, scale_g, scale_b, batch,
     FIRST: tl.constexpr, VIEWS: tl.constexpr, ALL_VIEWS: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, T: tl.constexpr, CUBIC: tl.constexpr, ANTIALIAS: tl.constexpr,
-    TORCHVISION: tl.constexpr, IMAGE_MEAN: tl.constexpr,
+    STRIPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CUBIC: tl.constexpr,
+    ANTIALIAS: tl.constexpr, TORCHVISION: tl.constexpr, IMAGE_MEAN: tl.constexpr,
 ):  # fmt: skip
-    """Mask, crop, resize, flip, and the jitter before contrast; one program a tile of T x T."""
-    view, tile = tl.program_id(0) // (TILES * TILES), tl.program_id(0) % (TILES * TILES)
+    """Mask, crop, resize, flip, and the jitter before contrast; one program a strip of ROWS."""
+    view, strip = tl.program_id(0) // STRIPS, tl.program_id(0) % STRIPS
     b, v = view // VIEWS, view % VIEWS
     entry = (b * ALL_VIEWS + FIRST + v) * WORDS
     row, floats = table + entry, table_floats + entry
-
-    i = tile // TILES * T + tl.arange(0, T)
-    j = tile % TILES * T + tl.arange(0, T)
-    here = (i < SIZE)[:, None] & (j < SIZE)[None, :]
-    crop_height, crop_width = tl.load(row + HEIGHT), tl.load(row + WIDTH)
-    y, y_fraction = centres(tl.minimum(i, SIZE - 1), crop_height, SIZE)
-    column = tl.minimum(j, SIZE - 1)
-    column = tl.where(tl.load(row + FLIP) != 0, SIZE - 1 - column, column)
-    x, x_fraction = centres(column, crop_width, SIZE)
-
-    top, left = tl.load(row + TOP), tl.load(row + LEFT)
     height, width, offset = tl.load(heights + b), tl.load(widths + b), tl.load(offsets + b)
-    masked = tl.load(row + MASK) != 0
-    if masked or ANTIALIAS:
-        source = tl.load(row + SOURCE)
-        other_row = tl.maximum(source, 0)
-        other_height = tl.where(source >= 0, tl.load(heights + other_row), 0)
-        red, green, blue = _levels(row, level_sums + 3 * b, height, width, source, IMAGE_MEAN)
-        r, g, bl = sample(
-            pixels + offset, height, width, top, left, crop_height, crop_width, y, y_fraction, x,
-            x_fraction, masked, grids + b.to(tl.int64) * (GRID * GRID), limit,
-            pixels + tl.load(offsets + other_row), other_height, tl.load(widths + other_row), red,
-            green, blue, SIZE, CUBIC, ANTIALIAS, T,
-        )  # fmt: skip
-    else:
-        r, g, bl = sample_words(
-            words, offset, width, top, left, crop_height, crop_width, y, y_fraction, x, x_fraction,
-            CUBIC, T,
-        )  # fmt: skip
-    r, g, bl = clip(r * (1 / 255.0)), clip(g * (1 / 255.0)), clip(bl * (1 / 255.0))
+    top, left, flip = tl.load(row + TOP), tl.load(row + LEFT), tl.load(row + FLIP) != 0
+    crop_height, crop_width = tl.load(row + HEIGHT), tl.load(row + WIDTH)
+    order, split = tl.load(row + ORDER), tl.load(row + SPLIT)
+    brightness, saturation = tl.load(floats + BRIGHTNESS), tl.load(floats + SATURATION)
+    hue, sigma = tl.load(floats + HUE), tl.load(floats + SIGMA)
+    grayed, solarized = tl.load(row + GRAY), tl.load(row + SOLARIZE)
+    threshold = tl.load(thresholds + FIRST + v)
 
-    split = tl.load(row + SPLIT)
-    r, g, bl = jitter(
-        r, g, bl, tl.load(row + ORDER), 0, split, tl.load(floats + BRIGHTNESS),
-        tl.load(floats + SATURATION), tl.load(floats + HUE), TORCHVISION,
-    )  # fmt: skip
-    pixel = i[:, None] * SIZE + j[None, :]
-    if split < 4:
-        part = sums + tl.program_id(0).to(tl.int64) * 3
-        tl.store(part, tl.sum(tl.where(here, r, 0.0)))
-        tl.store(part + 1, tl.sum(tl.where(here, g, 0.0)))
-        tl.store(part + 2, tl.sum(tl.where(here, bl, 0.0)))
-        _keep(scratch, view, pixel, here, r, g, bl, SIZE)
-    else:
-        if tl.load(row + GRAY) != 0:
-            r, g, bl = gray(r, g, bl)
-        if tl.load(floats + SIGMA) > 0:
+    masked = tl.load(row + MASK) != 0
+    source = tl.load(row + SOURCE)
+    other_row = tl.maximum(source, 0)
+    other_height = tl.where(source >= 0, tl.load(heights + other_row), 0)
+    other_width, other = tl.load(widths + other_row), pixels + tl.load(offsets + other_row)
+    red, green, blue = _levels(row, level_sums + 3 * b, height, width, source, IMAGE_MEAN)
+
+    i = strip * ROWS + tl.arange(0, ROWS)
+    y, y_fraction = centres(tl.minimum(i, SIZE - 1), crop_height, SIZE)
+    y0, y1, y2, y3, d0, d1, d2, d3 = four_taps(y, y_fraction, crop_height, CUBIC)
+    start, pitch = words + offset // 4, 3 * width
+    total_r = tl.zeros([ROWS, COLUMNS], tl.float32)
+    total_g, total_b = total_r, total_r
+    for first in range(0, SIZE, COLUMNS):
+        j = first + tl.arange(0, COLUMNS)
+        here = (i < SIZE)[:, None] & (j < SIZE)[None, :]
+        column = tl.minimum(j, SIZE - 1)
+        column = tl.where(flip, SIZE - 1 - column, column)
+        x, x_fraction = centres(column, crop_width, SIZE)
+        if masked or ANTIALIAS:
+            r, g, bl = sample(
+                pixels + offset, height, width, top, left, crop_height, crop_width, y, y_fraction,
+                x, x_fraction, masked, grids + b.to(tl.int64) * (GRID * GRID), limit, other,
+                other_height, other_width, red, green, blue, SIZE, CUBIC, ANTIALIAS, ROWS, COLUMNS,
+            )  # fmt: skip
+        else:
+            _, _, _, _, a0, a1, a2, a3 = four_taps(x, x_fraction, crop_width, CUBIC)
+            byte = ((offset % 4).to(tl.int32) + 3 * (left + x - 1))[None, :]
+            r = tl.zeros([ROWS, COLUMNS], tl.float32)
+            g, bl = r, r
+            byte0 = ((top + y0) * pitch)[:, None] + byte
+            byte1 = ((top + y1) * pitch)[:, None] + byte
+            byte2 = ((top + y2) * pitch)[:, None] + byte
+            byte3 = ((top + y3) * pitch)[:, None] + byte
+            r, g, bl = add_row(r, g, bl, start, byte0, d0, a0, a1, a2, a3)
+            r, g, bl = add_row(r, g, bl, start, byte1, d1, a0, a1, a2, a3)
+            r, g, bl = add_row(r, g, bl, start, byte2, d2, a0, a1, a2, a3)
+            r, g, bl = add_row(r, g, bl, start, byte3, d3, a0, a1, a2, a3)
+        r, g, bl = clip(r * (1 / 255.0)), clip(g * (1 / 255.0)), clip(bl * (1 / 255.0))
+        r, g, bl = jitter(r, g, bl, order, 0, split, brightness, saturation, hue, TORCHVISION)
+        pixel = i[:, None] * SIZE + j[None, :]
+        if split < 4:
+            total_r += tl.where(here, r, 0.0)
+            total_g += tl.where(here, g, 0.0)
+            total_b += tl.where(here, bl, 0.0)
             _keep(scratch, view, pixel, here, r, g, bl, SIZE)
         else:
-            _write(
-                out, v * batch + b, pixel, here, r, g, bl, tl.load(row + SOLARIZE),
-                tl.load(thresholds + FIRST + v), mean_r, mean_g, mean_b, scale_r, scale_g, scale_b,
-                SIZE,
+            _pass_on(
+                scratch, out, view, v * batch + b, pixel, here, r, g, bl, grayed, sigma, solarized,
+                threshold, mean_r, mean_g, mean_b, scale_r, scale_g, scale_b, SIZE,
             )  # fmt: skip
+    if split < 4:
+        part = sums + tl.program_id(0).to(tl.int64) * 3
+        tl.store(part, tl.sum(total_r))
+        tl.store(part + 1, tl.sum(total_g))
+        tl.store(part + 2, tl.sum(total_b))
 
 
 @triton.jit
@@ -161,16 +172,11 @@ def recolor(
         r, g, bl, tl.load(row + ORDER), split + 1, 4, tl.load(floats + BRIGHTNESS),
         tl.load(floats + SATURATION), tl.load(floats + HUE), TORCHVISION,
     )  # fmt: skip
-    if tl.load(row + GRAY) != 0:
-        r, g, bl = gray(r, g, bl)
-    if tl.load(floats + SIGMA) > 0:
-        _keep(scratch, view, pixel, here, r, g, bl, SIZE)
-    else:
-        _write(
-            out, v * batch + b, pixel, here, r, g, bl, tl.load(row + SOLARIZE),
-            tl.load(thresholds + FIRST + v), mean_r, mean_g, mean_b, scale_r, scale_g, scale_b,
-            SIZE,
-        )  # fmt: skip
+    _pass_on(
+        scratch, out, view, v * batch + b, pixel, here, r, g, bl, tl.load(row + GRAY),
+        tl.load(floats + SIGMA), tl.load(row + SOLARIZE), tl.load(thresholds + FIRST + v), mean_r,
+        mean_g, mean_b, scale_r, scale_g, scale_b, SIZE,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -178,12 +184,14 @@ def blur(
     table, table_floats, thresholds, radii, scratch, out, mean_r, mean_g, mean_b, scale_r, scale_g,
     scale_b, batch,
     FIRST: tl.constexpr, VIEWS: tl.constexpr, ALL_VIEWS: tl.constexpr, SIZE: tl.constexpr,
-    TILES: tl.constexpr, T: tl.constexpr, TAPS: tl.constexpr,
+    TILES: tl.constexpr, T: tl.constexpr, RADIUS: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
     """Gaussian with each view's own sigma, zeros outside; one program a tile of T x T.
 
-    out = W_y X W_x, where W holds a row of taps for each output: T x T blocks of X around the
-    tile go through the tensor cores, as three TF32 products each (relative error about 2^-21).
+    out = W' X W, where column j of W holds the taps around j: blocks of T x T around the tile go
+    through the tensor cores in float16, whose weights are added up as rounded, and X less 1/2,
+    which halves its rounding: about 0.1 of a level in all. TF32 three times over would be exact,
+    and took seven times as many instructions.
     """
     view, tile = tl.program_id(0) // (TILES * TILES), tl.program_id(0) % (TILES * TILES)
     b, v = view // VIEWS, view % VIEWS
@@ -193,41 +201,65 @@ def blur(
         return
     radius = tl.load(radii + FIRST + v)
     sharpness = -0.5 / (sigma * sigma)
-    tap = tl.arange(0, TAPS) - radius
-    total = tl.sum(tl.where(tap <= radius, tl.exp(sharpness * (tap * tap).to(tl.float32)), 0.0))
+    total = tl.sum(_taps(tl.arange(0, TAPS) - RADIUS, radius, sharpness).to(tl.float32))
+    norm = 1 / (total * total)
 
     i = tile // TILES * T + tl.arange(0, T)
     j = tile % TILES * T + tl.arange(0, T)
     here = (i < SIZE)[:, None] & (j < SIZE)[None, :]
-    norm = 1 / (total * total)
     solarized, threshold = tl.load(table + entry + SOLARIZE), tl.load(thresholds + FIRST + v)
-    for c in range(3):  # one after another: together they would not fit into the registers
-        plane = scratch + (3 * view + c).to(tl.int64) * (SIZE * SIZE)
-        x = _blurred(plane, i, j, radius, sharpness, SIZE, T) * norm
-        mean = tl.where(c == 0, mean_r, tl.where(c == 1, mean_g, mean_b))
-        scale = tl.where(c == 0, scale_r, tl.where(c == 1, scale_g, scale_b))
-        place = out + (v * batch + b).to(tl.int64) * (3 * SIZE * SIZE)
-        _write_channel(
-            place + 3 * (i[:, None] * SIZE + j[None, :]) + c, here, x, solarized, threshold, mean,
-            scale,
-        )  # fmt: skip
+    place = out + (v * batch + b).to(tl.int64) * (3 * SIZE * SIZE)
+    place += 3 * (i[:, None] * SIZE + j[None, :])
+    plane = scratch + view.to(tl.int64) * (3 * SIZE * SIZE)
+    blocks: tl.constexpr = (T + 2 * RADIUS + T - 1) // T
+    for c in tl.static_range(3):
+        x = tl.zeros([T, T], tl.float32)
+        if blocks <= 3:  # as a rule: unrolled, so that taps are made once for all blocks
+            for n in tl.static_range(blocks):
+                x = _add_blocks(x, plane, i, j, n, radius, sharpness, SIZE, T, RADIUS, blocks)
+        else:
+            for n in range(blocks):
+                x = _add_blocks(x, plane, i, j, n, radius, sharpness, SIZE, T, RADIUS, blocks)
+        mean, scale = mean_r, scale_r
+        if c == 1:
+            mean, scale = mean_g, scale_g
+        if c == 2:
+            mean, scale = mean_b, scale_b
+        x = x * norm + 0.5
+        _write_channel(place + c, here, x, solarized, threshold, mean, scale)
+        plane += SIZE * SIZE
 
 
 @triton.jit
-def _blurred(plane, i, j, radius, sharpness, SIZE: tl.constexpr, T: tl.constexpr):
-    result = tl.zeros([T, T], tl.float32)
-    for down in range(0, T + 2 * radius, T):
-        y = i - radius + down
-        rows = tl.zeros([T, T], tl.float32)
-        for across in range(0, T + 2 * radius, T):
-            x = j - radius + across
-            here = ((y >= 0) & (y < SIZE))[:, None] & ((x >= 0) & (x < SIZE))[None, :]
-            block = _fraction(plane + y[:, None] * SIZE + x[None, :], here)
-            taps = _taps(x[:, None] - j[None, :], radius, sharpness)
-            rows = tl.dot(block, taps, rows, input_precision="tf32x3")
-        taps = _taps(y[None, :] - i[:, None], radius, sharpness)
-        result = tl.dot(taps, rows, result, input_precision="tf32x3")
-    return result
+def _add_blocks(
+    x, plane, i, j, n, radius, sharpness, SIZE: tl.constexpr, T: tl.constexpr,
+    RADIUS: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Add what the n-th row of blocks around the tile contributes."""
+    y = i - RADIUS + n * T
+    rows = tl.zeros([T, T], tl.float32)
+    if BLOCKS <= 3:
+        for m in tl.static_range(BLOCKS):
+            rows = _add_block(rows, plane, y, j, m, radius, sharpness, SIZE, T, RADIUS)
+    else:
+        for m in range(BLOCKS):
+            rows = _add_block(rows, plane, y, j, m, radius, sharpness, SIZE, T, RADIUS)
+    near = tl.arange(0, T)
+    taps = _taps(near[None, :] - near[:, None] + (n * T - RADIUS), radius, sharpness)
+    return tl.dot(taps, rows.to(tl.float16), x)
+
+
+@triton.jit
+def _add_block(
+    rows, plane, y, j, m, radius, sharpness, SIZE: tl.constexpr, T: tl.constexpr,
+    RADIUS: tl.constexpr,
+):  # fmt: skip
+    x = j - RADIUS + m * T
+    here = ((y >= 0) & (y < SIZE))[:, None] & ((x >= 0) & (x < SIZE))[None, :]
+    block = _fraction(plane + y[:, None] * SIZE + x[None, :], here) - 0.5
+    near = tl.arange(0, T)
+    taps = _taps(near[:, None] - near[None, :] + (m * T - RADIUS), radius, sharpness)
+    return tl.dot(block.to(tl.float16), taps, rows)
 
 
 @triton.jit
@@ -246,8 +278,10 @@ def _levels(row, level_sums, height, width, source, IMAGE_MEAN: tl.constexpr):
 
 @triton.jit
 def _taps(distance, radius, sharpness):
+    """float16: the weights at these distances, 1 at distance 0."""
     square = (distance * distance).to(tl.float32)
-    return tl.where(tl.abs(distance) <= radius, tl.exp(sharpness * square), 0.0)
+    near = tl.abs(distance) <= radius
+    return tl.where(near, tl.exp(sharpness * square), 0.0).to(tl.float16)
 
 
 @triton.jit
@@ -261,6 +295,23 @@ def _keep(scratch, view, pixel, here, r, g, b, SIZE: tl.constexpr):
     tl.store(place, (r * FULL + 0.5).to(tl.uint16), mask=here)
     tl.store(place + SIZE * SIZE, (g * FULL + 0.5).to(tl.uint16), mask=here)
     tl.store(place + 2 * SIZE * SIZE, (b * FULL + 0.5).to(tl.uint16), mask=here)
+
+
+@triton.jit
+def _pass_on(
+    scratch, out, view, row, pixel, here, r, g, b, grayed, sigma, solarized, threshold, mean_r,
+    mean_g, mean_b, scale_r, scale_g, scale_b, SIZE: tl.constexpr,
+):  # fmt: skip
+    """After the jitter: gray; then to the blur, or out."""
+    if grayed != 0:
+        r, g, b = gray(r, g, b)
+    if sigma > 0:
+        _keep(scratch, view, pixel, here, r, g, b, SIZE)
+    else:
+        _write(
+            out, row, pixel, here, r, g, b, solarized, threshold, mean_r, mean_g, mean_b, scale_r,
+            scale_g, scale_b, SIZE,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 Positions are exact: the centre of output pixel i is the integer (2i + 1) * length - s over 2s, so
 that its whole part and fraction come from one integer division, and no float holds a large number.
 
-Shapes: T side of a tile of outputs, s side of the view, M mask grid.
+Shapes: ROWS x COLUMNS outputs of a tile, s side of the view, M mask grid.
 """
 
 from __future__ import annotations
@@ -46,56 +46,38 @@ def _tap(whole, fraction, k, length, stretch, CUBIC: tl.constexpr):
 
 
 @triton.jit
-def sample_words(
-    words, first_byte, width, top, left, crop_height, crop_width, y, y_fraction, x, x_fraction,
-    CUBIC: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """Return red, green, blue [T, T] in levels, from 4 x 4 taps of an unmasked image.
+def four_taps(whole, fraction, length, CUBIC: tl.constexpr):
+    """Four positions, held inside the crop, and their weights, which add up to one."""
+    p0, w0 = _tap(whole, fraction, -1, length, 1.0, CUBIC)
+    p1, w1 = _tap(whole, fraction, 0, length, 1.0, CUBIC)
+    p2, w2 = _tap(whole, fraction, 1, length, 1.0, CUBIC)
+    p3, w3 = _tap(whole, fraction, 2, length, 1.0, CUBIC)
+    norm = 1 / (w0 + w1 + w2 + w3)
+    return p0, p1, p2, p3, w0 * norm, w1 * norm, w2 * norm, w3 * norm
 
-    The four taps of a row are 12 consecutive bytes: four aligned words and a shift, where single
-    bytes would be 12 loads. Taps outside the crop are read too, with weight zero: the buffer has
-    room on both sides.
+
+@triton.jit
+def add_row(r, g, b, words, byte, down, a0, a1, a2, a3):
+    """Add one row of taps to red, green, blue [ROWS, COLUMNS], in levels times `down` [ROWS].
+
+    The four taps of a pixel are 12 consecutive bytes from `byte` on: four aligned words and a
+    shift, where single bytes would be 12 loads. Taps outside the crop are read too, with weight
+    zero: the buffer has room on both sides.
     """
-    r, g, b = (
-        tl.zeros([T, T], tl.float32),
-        tl.zeros([T, T], tl.float32),
-        tl.zeros([T, T], tl.float32),
-    )
-    _, a0 = _tap(x, x_fraction, -1, crop_width, 1.0, CUBIC)
-    _, a1 = _tap(x, x_fraction, 0, crop_width, 1.0, CUBIC)
-    _, a2 = _tap(x, x_fraction, 1, crop_width, 1.0, CUBIC)
-    _, a3 = _tap(x, x_fraction, 2, crop_width, 1.0, CUBIC)
-    start = words + first_byte // 4
-    column = (first_byte % 4).to(tl.int32) + 3 * (left + x - 1)
-    total = tl.zeros([T], tl.float32)
-    for k in tl.static_range(-1, 3):
-        row, weight = _tap(y, y_fraction, k, crop_height, 1.0, CUBIC)
-        total += weight
-        byte = ((top + row) * (3 * width))[:, None] + column[None, :]
-        shift = ((byte & 3) * 8).to(tl.uint64)
-        word = start + (byte >> 2)
-        w0 = tl.load(word).to(tl.uint32, bitcast=True).to(tl.uint64)
-        w1 = tl.load(word + 1).to(tl.uint32, bitcast=True).to(tl.uint64)
-        w2 = tl.load(word + 2).to(tl.uint32, bitcast=True).to(tl.uint64)
-        w3 = tl.load(word + 3).to(tl.uint32, bitcast=True).to(tl.uint64)
-        p0 = (((w1 << 32) | w0) >> shift).to(tl.uint32)  # r0 g0 b0 r1
-        p1 = (((w2 << 32) | w1) >> shift).to(tl.uint32)  # g1 b1 r2 g2
-        p2 = (((w3 << 32) | w2) >> shift).to(tl.uint32)  # b2 r3 g3 b3
-        down = weight[:, None]
-        r += down * (
-            a0[None, :] * _byte(p0, 0) + a1[None, :] * _byte(p0, 3)
-            + a2[None, :] * _byte(p1, 2) + a3[None, :] * _byte(p2, 1)
-        )  # fmt: skip
-        g += down * (
-            a0[None, :] * _byte(p0, 1) + a1[None, :] * _byte(p1, 0)
-            + a2[None, :] * _byte(p1, 3) + a3[None, :] * _byte(p2, 2)
-        )  # fmt: skip
-        b += down * (
-            a0[None, :] * _byte(p0, 2) + a1[None, :] * _byte(p1, 1)
-            + a2[None, :] * _byte(p2, 0) + a3[None, :] * _byte(p2, 3)
-        )  # fmt: skip
-    norm = 1 / (total[:, None] * (a0 + a1 + a2 + a3)[None, :])
-    return r * norm, g * norm, b * norm
+    shift = ((byte & 3) * 8).to(tl.uint64)
+    word = words + (byte >> 2)
+    w0 = tl.load(word).to(tl.uint32, bitcast=True).to(tl.uint64)
+    w1 = tl.load(word + 1).to(tl.uint32, bitcast=True).to(tl.uint64)
+    w2 = tl.load(word + 2).to(tl.uint32, bitcast=True).to(tl.uint64)
+    w3 = tl.load(word + 3).to(tl.uint32, bitcast=True).to(tl.uint64)
+    p0 = (((w1 << 32) | w0) >> shift).to(tl.uint32)  # r0 g0 b0 r1
+    p1 = (((w2 << 32) | w1) >> shift).to(tl.uint32)  # g1 b1 r2 g2
+    p2 = (((w3 << 32) | w2) >> shift).to(tl.uint32)  # b2 r3 g3 b3
+    a0, a1, a2, a3, down = a0[None, :], a1[None, :], a2[None, :], a3[None, :], down[:, None]
+    r += down * (a0 * _byte(p0, 0) + a1 * _byte(p0, 3) + a2 * _byte(p1, 2) + a3 * _byte(p2, 1))
+    g += down * (a0 * _byte(p0, 1) + a1 * _byte(p1, 0) + a2 * _byte(p1, 3) + a3 * _byte(p2, 2))
+    b += down * (a0 * _byte(p0, 2) + a1 * _byte(p1, 1) + a2 * _byte(p2, 0) + a3 * _byte(p2, 3))
+    return r, g, b
 
 
 @triton.jit
@@ -107,16 +89,15 @@ def _byte(word, n: tl.constexpr):
 def sample(
     image, height, width, top, left, crop_height, crop_width, y, y_fraction, x, x_fraction,
     masked, grid, limit, other, other_height, other_width, red, green, blue,
-    SIZE: tl.constexpr, CUBIC: tl.constexpr, ANTIALIAS: tl.constexpr, T: tl.constexpr,
+    SIZE: tl.constexpr, CUBIC: tl.constexpr, ANTIALIAS: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The same with masks and antialias, byte by byte: (2 radius)^2 taps, each with its mask."""
+    """Return red, green, blue [ROWS, COLUMNS] in levels, masked or antialiased, byte by byte."""
     radius: tl.constexpr = 2 if CUBIC else 1
     y_stretch, x_stretch = 1.0, 1.0
     y_count, x_count = 2 * radius, 2 * radius
-    y_first, x_first = (
-        tl.zeros([T], tl.int32) + (1 - radius),
-        tl.zeros([T], tl.int32) + (1 - radius),
-    )
+    y_first = tl.zeros([ROWS], tl.int32) + (1 - radius)
+    x_first = tl.zeros([COLUMNS], tl.int32) + (1 - radius)
     if ANTIALIAS:
         y_stretch = tl.maximum(crop_height.to(tl.float32) / SIZE, 1.0)
         x_stretch = tl.maximum(crop_width.to(tl.float32) / SIZE, 1.0)
@@ -124,12 +105,9 @@ def sample(
         x_first = tl.ceil(x_fraction - radius * x_stretch).to(tl.int32)
         y_count = tl.ceil(2 * radius * y_stretch).to(tl.int32) + 1
         x_count = tl.ceil(2 * radius * x_stretch).to(tl.int32) + 1
-    r, g, b = (
-        tl.zeros([T, T], tl.float32),
-        tl.zeros([T, T], tl.float32),
-        tl.zeros([T, T], tl.float32),
-    )
-    y_total, x_total = tl.zeros([T], tl.float32), tl.zeros([T], tl.float32)
+    r = tl.zeros([ROWS, COLUMNS], tl.float32)
+    g, b = r, r
+    y_total, x_total = tl.zeros([ROWS], tl.float32), tl.zeros([COLUMNS], tl.float32)
     for j in range(x_count):
         _, across = _tap(x, x_fraction, x_first + j, crop_width, x_stretch, CUBIC)
         x_total += across
@@ -149,7 +127,7 @@ def sample(
                 foreground = _salience(grid, row, height, column, width) > limit
                 br, bg, bb = _background(
                     other, other_height, other_width, row, height, column, width, red, green, blue,
-                    T,
+                    ROWS, COLUMNS,
                 )  # fmt: skip
                 pr = tl.where(foreground, pr, br)
                 pg = tl.where(foreground, pg, bg)
@@ -174,11 +152,12 @@ def _salience(grid, row, height, column, width):
 
 @triton.jit
 def _cells(position, length):
-    # 64 bits: 2 * 65500 * 32768 does not fit into 31
-    centre = ((2 * position + 1).to(tl.int64) * (GRID * 256)) // (2 * length) - 128
-    first = tl.minimum(tl.maximum(centre >> 8, 0), GRID - 1).to(tl.int32)
-    second = tl.minimum(tl.maximum((centre >> 8) + 1, 0), GRID - 1).to(tl.int32)
-    return first, second, (centre & 255).to(tl.int32)
+    # Unsigned: (2 * 65535 + 1) * 32768, the largest JPEG's, just fits into 32 bits.
+    scaled = (2 * position + 1).to(tl.uint32) * (GRID * 256)
+    centre = (scaled // (2 * length).to(tl.uint32)).to(tl.int32) - 128
+    first = tl.minimum(tl.maximum(centre >> 8, 0), GRID - 1)
+    second = tl.minimum(tl.maximum((centre >> 8) + 1, 0), GRID - 1)
+    return first, second, centre & 255
 
 
 @triton.jit
@@ -191,12 +170,13 @@ def _blend(grid, row, left, right, along):
 
 @triton.jit
 def _background(
-    other, other_height, other_width, row, height, column, width, red, green, blue, T: tl.constexpr
+    other, other_height, other_width, row, height, column, width, red, green, blue,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The other image, stretched over this one, at these pixels; without one, the levels."""
-    r = tl.zeros([T, T], tl.float32) + red
-    g = tl.zeros([T, T], tl.float32) + green
-    b = tl.zeros([T, T], tl.float32) + blue
+    r = tl.zeros([ROWS, COLUMNS], tl.float32) + red
+    g = tl.zeros([ROWS, COLUMNS], tl.float32) + green
+    b = tl.zeros([ROWS, COLUMNS], tl.float32) + blue
     if other_height > 0:
         y = ((2 * row + 1).to(tl.int64) * other_height) // (2 * height)
         x = ((2 * column + 1).to(tl.int64) * other_width) // (2 * width)

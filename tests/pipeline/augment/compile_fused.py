@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from pipeline.augment import fused_kernels as kernels
-from pipeline.augment.fused import BLOCK, BLUR_TILE, CROP_TILE
+from pipeline.augment.fused import BLOCK, BLUR_TILE, CROP_REGISTERS, CROP_TILE
 
 ARCHITECTURES = (80, 90)
 POINTERS = {
@@ -45,20 +45,24 @@ VARIANTS = [
 ]
 
 
-def constants(name, size, views, first, variant):
-    tile = BLUR_TILE if name == "blur" else CROP_TILE
-    tiles = -(-size // tile)
+def constants(size, views, first, variant):
+    strips, tiles = -(-size // CROP_TILE[0]), -(-size // BLUR_TILE)
+    radius = {224: 11, 96: 4}[size]
     return variant | {
         "FIRST": first,
         "VIEWS": views,
         "ALL_VIEWS": 6,
         "SIZE": size,
-        "TILES": tiles,
-        "T": tile,
-        "PARTS": tiles**2,
-        "PARTS_POWER": triton.next_power_of_2(tiles**2),
-        "TAPS": 32,
+        "STRIPS": strips,
+        "ROWS": CROP_TILE[0],
+        "COLUMNS": CROP_TILE[1],
+        "PARTS": strips,
+        "PARTS_POWER": triton.next_power_of_2(strips),
         "BLOCK": BLOCK,
+        "TILES": tiles,
+        "T": BLUR_TILE,
+        "RADIUS": radius,
+        "TAPS": triton.next_power_of_2(2 * radius + 1),
         "PROGRAMS": 32,
     }
 
@@ -71,7 +75,8 @@ def compiled(kernel, architecture, out_type, values):
         types |= {"sums": "*i64"}
     signature = {name: "constexpr" if name in mine else types.get(name, "fp32") for name in names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=mine)
-    return triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+    options = {"maxnreg": CROP_REGISTERS} if kernel is kernels.resample else {}
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
 def resources(binary, architecture):
@@ -101,7 +106,7 @@ def main():
                 for number, variant in enumerate(VARIANTS):
                     for name in ("resample", "recolor", "blur", "add_levels"):
                         kernel = getattr(kernels, name)
-                        values = constants(name, size, views, first, variant)
+                        values = constants(size, views, first, variant)
                         binary = compiled(kernel, architecture, out_type, values)
                         key = f"{name} sm_{architecture} {out_type[1:]} {size} variant {number}"
                         result[key] = resources(binary, architecture)

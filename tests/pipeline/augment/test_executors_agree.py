@@ -30,6 +30,8 @@ TOLERANCE = {
 
 # A cubic that antialias stretches comes from DALI's own table of the kernel.
 STRETCHED_CUBIC = {"dali": 1.0}
+# On tensor cores, in float16: 1/16 of a level for pixels, taps, and sums across.
+BLURRED = {"fused": 0.2}
 
 BUSY = MultiCropRecipe(
     num_large=2,
@@ -67,7 +69,7 @@ def executor_of(name, recipe):
     if name == "fused" and not torch.cuda.is_available():
         from pipeline.augment.fused import FusedViews  # choose_executor would refuse the device
 
-        return FusedViews(recipe, device=torch.device("cpu"), crop_tile=64)
+        return FusedViews(recipe, device=torch.device("cpu"), crop_tile=(64, 64))
     return make_executor(name, recipe, device=torch.device("cuda" if name == "fused" else "cpu"))
 
 
@@ -77,9 +79,11 @@ def levels(views, recipe):
     return (views.cpu() * std + mean) * 255
 
 
-def tolerance(name, recipe):
+def tolerances(name, recipe, params):
+    """The bound of each view, [V, B] levels."""
     stretched = recipe.antialias and recipe.interpolation == "bicubic"
-    return STRETCHED_CUBIC.get(name, TOLERANCE[name]) if stretched else TOLERANCE[name]
+    bound = STRETCHED_CUBIC.get(name, TOLERANCE[name]) if stretched else TOLERANCE[name]
+    return np.where(params.blur_sigma.T > 0, BLURRED.get(name, bound), bound)
 
 
 def assert_equal_to_reference(name, recipe, decoded, params):
@@ -87,10 +91,13 @@ def assert_equal_to_reference(name, recipe, decoded, params):
     ours, expected = executor(decoded, params), ReferenceViews(recipe)(decoded, params)
     assert ours.large.shape == expected.large.shape
     assert ours.small.shape == expected.small.shape
-    for got, want in ((ours.large, expected.large), (ours.small, expected.small)):
+    bounds = np.split(tolerances(name, recipe, params), [recipe.num_large])
+    for got, want, bound in zip(
+        (ours.large, ours.small), (expected.large, expected.small), bounds, strict=True
+    ):
         if want.numel():
             difference = (levels(got, recipe) - levels(want, recipe)).abs().amax(dim=(2, 3, 4))
-            assert difference.max() <= tolerance(name, recipe), difference
+            assert (difference.numpy() <= bound).all(), (difference, bound)
     assert torch.equal(ours.labels.cpu(), decoded.labels)
     assert np.array_equal(ours.sample_ids, decoded.sample_ids)
     executor.close()
@@ -247,11 +254,15 @@ def test_all_fills(name, fill):
 
 @every_executor
 def test_radius_and_threshold_are_those_of_each_view(name):
-    even = replace(LARGE_EVEN, blur_divider=1.0, solarize_probability=1.0, solarize_threshold=0.2)
+    even = replace(LARGE_EVEN, blur_divider=0.5, solarize_threshold=0.2)
     odd = replace(LARGE_ODD, blur_divider=30.0, blur_probability=1.0, solarize_threshold=0.9)
     recipe = replace(BUSY, large_even=even, large_odd=odd)
     decoded = batch_of([(97, 61), (61, 97)])
-    assert_equal_to_reference(name, recipe, decoded, drawn(recipe, decoded, seed=2))
+    params = drawn(recipe, decoded, seed=2)
+    # One after the other: beside a threshold, the least difference of a blur is a large one.
+    blurred, solarized = ({"solarize": False}, {"solarize": True, "blur_sigma": 0})
+    assert_equal_to_reference(name, recipe, decoded, with_values(params, **blurred))
+    assert_equal_to_reference(name, recipe, decoded, with_values(params, **solarized))
 
 
 @every_executor
@@ -280,7 +291,7 @@ def test_batches_grow_and_shrink(name):
         params = drawn(BUSY, decoded, seed=num)
         ours, expected = executor(decoded, params), ReferenceViews(BUSY)(decoded, params)
         difference = (levels(ours.large, BUSY) - levels(expected.large, BUSY)).abs().max()
-        assert difference <= TOLERANCE[name], num
+        assert difference <= max(TOLERANCE[name], BLURRED.get(name, 0)), num
     executor.close()
 
 

@@ -13,9 +13,15 @@ import torch
 
 from pipeline.augment import choose_executor, make_executor
 from pipeline.augment.params import JITTER_ORDERS, MEAN
-from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
 from pipeline.augment.reference import color_levels
-from tests.pipeline.augment.test_executors_agree import BUSY, batch_of, drawn, levels
+from tests.pipeline.augment.test_executors_agree import (
+    BUSY,
+    assert_equal_to_reference,
+    batch_of,
+    drawn,
+    levels,
+)
 
 pytest.importorskip("triton")
 fused = pytest.importorskip("pipeline.augment.fused")
@@ -54,17 +60,26 @@ def test_the_tile_changes_no_pixel():
     params = drawn(recipe, decoded, seed=1)
     tiles = [
         fused.FusedViews(recipe, device=DEVICE, crop_tile=tile)(decoded, params).large
-        for tile in (fused.CROP_TILE, 64)
+        for tile in (fused.CROP_TILE, (64, 64))
     ]
     # only the order in which the means of contrast are added up
     assert (levels(tiles[0], recipe) - levels(tiles[1], recipe)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("size", [31, 40])
+def test_wide_blurs_take_as_many_blocks_as_they_need(size):
+    # A radius of 31 pixels is three blocks of 32 wide, unrolled; one of 40 four, in a loop.
+    view = replace(LARGE_EVEN, blur_divider=0.5, blur_sigma=(9.0, 30.0))
+    recipe = replace(BUSY, num_small=0, num_large=1, large_size=size, large_even=view)
+    decoded = batch_of([(97, 61)])
+    assert_equal_to_reference("fused", recipe, decoded, drawn(recipe, decoded, seed=2))
 
 
 def test_views_are_channels_last_and_of_the_wanted_type():
     decoded = batch_of([(30, 40), (40, 30)])
     params = drawn(BUSY, decoded, seed=1)
     full, half = (
-        fused.FusedViews(BUSY, device=DEVICE, dtype=dtype, crop_tile=64)(decoded, params)
+        fused.FusedViews(BUSY, device=DEVICE, dtype=dtype, crop_tile=(64, 64))(decoded, params)
         for dtype in (torch.float32, torch.bfloat16)
     )
     for views in (full.large[1], full.small[0], half.large[0]):
@@ -81,7 +96,7 @@ def test_images_that_end_with_the_buffer_are_read_to_their_last_byte():
     recipe = replace(BUSY, num_small=0, num_large=1)
     for sizes in ([(1, 1)], [(1, 2)], [(5, 3), (1, 1)]):
         decoded = batch_of(sizes)
-        executor = fused.FusedViews(recipe, device=DEVICE, crop_tile=64)
+        executor = fused.FusedViews(recipe, device=DEVICE, crop_tile=(64, 64))
         assert executor(decoded, drawn(recipe, decoded)).large.isfinite().all()
 
 
@@ -106,7 +121,7 @@ def test_auto_takes_what_feeds_the_device():
 def test_fused_is_refused_on_a_cpu():
     code = (
         "import torch; from pipeline.augment.fused import FusedViews\n"
-        "from pipeline.augment.recipe import MultiCropRecipe\n"
+        "from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe\n"
         "try: FusedViews(MultiCropRecipe(), device=torch.device('cpu'))\n"
         "except ValueError as error: print(error)"
     )
