@@ -8,17 +8,13 @@ from pathlib import Path
 import click
 
 from bench.augment import AugmentRequest, augment
+from bench.ladder_commands import decode_command, ladder_command, loader_command
+from bench.refused import Refused
 from bench.table import failed, table
 from bench.trace import TraceRequest, trace
 from pipeline.loader.decode import TooManyBadSamples
 from training.config import apply_settings
 from training.presets import load_preset
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,6 +105,10 @@ def augment_command(
         click.echo(json.dumps(result))
     if broken := failed(result):
         raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
+
+
+for command in (ladder_command, loader_command, decode_command):
+    bench.add_command(command)
 
 
 if __name__ == "__main__":
