@@ -65,7 +65,7 @@ def _loader(path: Path, recipe: MultiCropRecipe, batch: int, workers: int, passe
         os_cache=True,
         order=OrderOption.RANDOM,
         seed=0,
-        indices=np.tile(np.arange(Reader(str(path)).num_samples), passes),
+        indices=np.tile(np.arange(int(Reader(str(path)).num_samples)), passes),
         pipelines=pipelines,
         drop_last=True,
         batches_ahead=_AHEAD,

@@ -93,6 +93,7 @@ def _stream(photos: _Photos, batch: int, workers: int, passes: int) -> Stream:
             batch_size=batch,
             sampler=RandomSampler(photos, num_samples=passes * len(photos)),
             num_workers=workers,
+            multiprocessing_context="fork",  # a spawned process would have spawned ones
             prefetch_factor=_PREFETCH,
             persistent_workers=True,
         )
