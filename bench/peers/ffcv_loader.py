@@ -84,7 +84,7 @@ def _pipeline(view: ViewRecipe, size: int) -> Any:
     return PipelineSpec("image", transforms=operations)
 
 
-def _batches(loader: Any, recipe: MultiCropRecipe, workers: int) -> Generator[Batch]:
+def _batches(loader: Any, recipe: MultiCropRecipe, workers: int) -> Generator[Batch, None, None]:
     """Closing it ends the threads: FFCV's own stays behind unless its iterator is closed."""
     finish = [
         _finishing(view, size, recipe)
