@@ -38,7 +38,7 @@ MAY_IMPORT = {
 
 # inside pipeline, bottom to top: a module imports its own layer and those below
 PIPELINE_LAYERS = [
-    ["pipeline.batch", "pipeline.rng", "pipeline.stats"],
+    ["pipeline.batch", "pipeline.rng", "pipeline.stats", "pipeline.threads"],
     ["pipeline.sampler", "pipeline.shards", "pipeline.saliency", "pipeline.augment.recipe"],
     ["pipeline.sources", "pipeline.augment.params"],
     ["pipeline.augment"],
