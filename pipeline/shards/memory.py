@@ -11,9 +11,11 @@ import simplejpeg
 
 from pipeline.batch import Bytes, EncodedBatch, Floats, Ids, Ints
 from pipeline.saliency.codec import coverage, decode_mask, encode_mask
+from pipeline.shards.files import ReadMemory
 from pipeline.shards.index import IndexBuilder, Place, Sample
 from pipeline.shards.manifest import FORMAT_VERSION, Manifest
 from pipeline.shards.writer import library_versions, summarise_masks, summarise_sizes
+from pipeline.stats import Beat, no_beat
 
 
 class MemoryShards:
@@ -86,7 +88,9 @@ class MemoryShards:
     def key(self, sample_id: int) -> str:
         return self._samples[sample_id].key
 
-    def read(self, sample_ids: Ids) -> EncodedBatch:
+    def read(
+        self, sample_ids: Ids, memory: ReadMemory | None = None, beat: Beat = no_beat
+    ) -> EncodedBatch:
         """Return the bytes of samples, without copying them.
 
         Raises:
@@ -104,6 +108,9 @@ class MemoryShards:
             labels=self.labels[ids],
             sample_ids=ids,
         )
+
+    def expect(self, sample_ids: Ids) -> None:
+        """They are here already."""
 
     def close(self) -> None:
         """There is nothing to let go of."""
