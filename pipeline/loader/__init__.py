@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.augment import CPU, EXECUTORS, Executor, choose_executor, make_executor
+from pipeline.augment import CPU, EXECUTORS, choose_executor, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import Ids
@@ -23,6 +22,7 @@ from pipeline.loader.multicrop import MultiCropLoader
 from pipeline.rng import Stream
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards
+from pipeline.stats import Beat, LoaderClock, no_beat
 
 __all__ = [
     "LoaderConfig",
@@ -44,11 +44,12 @@ class LoaderConfig:
         ValueError: unknown decoder, a negative or zero size.
     """
 
-    decoder: str = "auto"  # turbojpeg | dali; auto: dali for tar shards where installed
+    decoder: str = "auto"  # turbojpeg | dali; auto: turbojpeg
     executor: str = "auto"  # fused | compiled | dali | reference; auto: fused on a GPU, or compiled
     threads: int = 0  # for decoding and for views, per process; 0: this process's share of cores
     prefetch: int = 2  # batches of views ready ahead of the step
     max_bad: int = 10  # samples that may turn out undecodable before the run stops
+    stall_seconds: float = 300.0  # without any progress of a stage: it is stuck, and the run stops
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -59,10 +60,10 @@ class LoaderConfig:
             raise ValueError(
                 f"unknown executor {self.executor!r}; choose one of {', '.join(EXECUTORS)}"
             )
-        if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1:
+        if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1 or self.stall_seconds <= 0:
             raise ValueError(
-                f"loader needs threads >= 0, max_bad >= 0, prefetch >= 1; got {self.threads}, "
-                f"{self.max_bad}, {self.prefetch}"
+                "loader needs threads >= 0, max_bad >= 0, prefetch >= 1, stall_seconds > 0; got "
+                f"{self.threads}, {self.max_bad}, {self.prefetch}, {self.stall_seconds}"
             )
 
     def threads_of(self, local_size: int) -> int:
@@ -78,18 +79,15 @@ class LoaderConfig:
         return replace(self, executor=choose_executor(self.executor, device))
 
 
-def make_decoder(name: str, shards: Shards, *, threads: int) -> Decoder:
-    """Choose who decodes: `auto` takes DALI for tar shards, libjpeg-turbo for all else."""
-    if name == "auto":
-        dali = shards.manifest.format == "dali" and importlib.util.find_spec("nvidia.dali")
-        name = "dali" if dali else "turbojpeg"
+def make_decoder(name: str, shards: Shards, *, threads: int, beat: Beat = no_beat) -> Decoder:
+    """Make who decodes: `auto` takes libjpeg-turbo, the faster of the two for both formats."""
     if name == "dali":
         from pipeline.loader.dali import DaliDecoder
 
-        return DaliDecoder(threads=threads)
+        return DaliDecoder(threads=threads, beat=beat)
     from pipeline.loader.turbojpeg import TurboJpegDecoder
 
-    return TurboJpegDecoder(threads=threads)
+    return TurboJpegDecoder(threads=threads, beat=beat)
 
 
 def training_views(
@@ -138,9 +136,8 @@ def training_views(
             stream=stream,
         )
 
-    executor = _executor(recipe, config, local_size, device, dtype)
-    steps = range(start_step, end_step)
-    return _loader(shards, executor, config, batch, params, steps, local_size)
+    feeding = _Feeding(recipe=recipe, config=config, local_size=local_size, device=device)
+    return feeding.loader(shards, batch, params, range(start_step, end_step), dtype)
 
 
 def evaluation_views(
@@ -167,39 +164,47 @@ def evaluation_views(
     def params(_: int, rows: Ids) -> ViewParams:
         return centre_view_params(shards.heights[rows], shards.widths[rows])
 
-    executor = _executor(recipe, config, 1, device, torch.float32)
+    feeding = _Feeding(recipe=recipe, config=config, local_size=1, device=device)
     steps = range(-(-len(ids) // batch_size))
-    return _loader(shards, executor, config, batch, params, steps, local_size=1)
+    return feeding.loader(shards, batch, params, steps, torch.float32)
 
 
-def _executor(
-    recipe: MultiCropRecipe,
-    config: LoaderConfig,
-    local_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Executor:
-    threads = config.threads_of(local_size)
-    return make_executor(config.executor, recipe, threads=threads, device=device, dtype=dtype)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Feeding:
+    """How views are fed, for training or evaluation."""
 
+    recipe: MultiCropRecipe
+    config: LoaderConfig
+    local_size: int
+    device: torch.device
 
-def _loader(
-    shards: Shards,
-    executor: Executor,
-    config: LoaderConfig,
-    batch: Callable[[int], tuple[int, Ids]],
-    params: Callable[[int, Ids], ViewParams],
-    steps: range,
-    local_size: int,
-) -> MultiCropLoader:
-    threads = config.threads_of(local_size)
-    return MultiCropLoader(
-        shards,
-        decoder=make_decoder(config.decoder, shards, threads=threads),
-        executor=executor,
-        batch=batch,
-        params=params,
-        steps=steps,
-        prefetch=config.prefetch,
-        max_bad=config.max_bad,
-    )
+    def loader(
+        self,
+        shards: Shards,
+        batch: Callable[[int], tuple[int, Ids]],
+        params: Callable[[int, Ids], ViewParams],
+        steps: range,
+        dtype: torch.dtype,
+    ) -> MultiCropLoader:
+        config, clock = self.config, LoaderClock()
+        threads = config.threads_of(self.local_size)
+        return MultiCropLoader(
+            shards,
+            decoder=make_decoder(config.decoder, shards, threads=threads, beat=clock.decode.beat),
+            executor=make_executor(
+                config.executor,
+                self.recipe,
+                threads=threads,
+                device=self.device,
+                dtype=dtype,
+                beat=clock.augment.beat,
+            ),
+            batch=batch,
+            params=params,
+            steps=steps,
+            clock=clock,
+            prefetch=config.prefetch,
+            max_bad=config.max_bad,
+            stall_seconds=config.stall_seconds,
+            device=self.device,
+        )
