@@ -34,6 +34,7 @@ FREE_TO_CHANGE = (
     "loader.threads",
     "loader.prefetch",
     "loader.max_bad",
+    "loader.stall_seconds",
 )
 
 
