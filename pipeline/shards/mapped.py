@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.batch import EncodedBatch, Floats, Ids, Ints
-from pipeline.shards.index import INDEX_NAME, Index, load_index
+from pipeline.shards.index import INDEX_NAME, Index, load_index, stored_bytes
 from pipeline.shards.manifest import Manifest
 
 
@@ -33,6 +33,7 @@ class MappedShards:
         self.widths: Ints = rows["width"].astype(np.int32)  # [N]
         self.labels: Ints = rows["label"].astype(np.int32)  # [N]; -1: unlabelled
         self.mask_coverage: Floats = rows["coverage"].astype(np.float32)  # [N]; NaN: no mask
+        self.stored_bytes: Ids = stored_bytes(rows)  # [N]
         num_files = int(rows["file_number"].max(initial=0)) + 1
         self._maps: tuple[memoryview, ...] = tuple(
             _map(path / entry.name) for entry in manifest.files[:num_files]

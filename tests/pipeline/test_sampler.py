@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.order import epoch_order
 from pipeline.rng import Stream
-from pipeline.sampler import Sampler, epoch_order, sample_negatives
+from pipeline.sampler import Sampler, sample_negatives
 from tests.support import scalar_philox
 
 
