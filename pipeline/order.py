@@ -37,7 +37,7 @@ class OrderConfig:
     """How an epoch is shuffled.
 
     Raises:
-        ValueError: a negative window, a block of no bytes, a window that holds no two blocks.
+        ValueError: a negative window, a block of no bytes.
     """
 
     window_gigabytes: float = 0.0  # 1e9 stored bytes, mixed at a time; 0: shuffle all of them
@@ -52,12 +52,6 @@ class OrderConfig:
         if not (math.isfinite(self.block_megabytes) and self.block_megabytes >= 1e-6):
             raise ValueError(
                 f"order.block_megabytes must be above zero, got {self.block_megabytes}"
-            )
-        if 0 < self.window_bytes < 2 * self.block_bytes:
-            raise ValueError(
-                f"order.window_gigabytes={self.window_gigabytes} holds no two blocks of "
-                f"{self.block_megabytes} MB; raise it, lower order.block_megabytes, or set 0 to "
-                "shuffle all samples"
             )
 
     @property
@@ -113,10 +107,11 @@ class Window:
     num_bytes: int
 
     def __post_init__(self) -> None:
-        if self.reach <= 0 or self.num_bytes < 2 * int(self.blocks.num_bytes.max()):
+        if self.num_bytes < 2 * int(self.blocks.num_bytes.max()):
             raise ValueError(
-                f"the window of {self.num_bytes / 1e9:g} GB holds no two blocks, the largest has "
-                f"{self.blocks.num_bytes.max() / 1e6:g} MB; raise order.window_gigabytes"
+                f"order.window_gigabytes={self.num_bytes / 1e9:g} holds no two blocks: the largest "
+                f"has {self.blocks.num_bytes.max() / 1e6:g} MB; raise it, lower "
+                "order.block_megabytes, or set 0 to shuffle all samples"
             )
 
     @property
@@ -143,7 +138,7 @@ def make_window(stored_bytes: Ids, config: OrderConfig) -> Window | None:
     A window that holds all samples would shuffle them all, so it is None too.
 
     Raises:
-        ValueError: the window holds no two blocks, because a sample is so large.
+        ValueError: the window holds no two blocks.
     """
     if not 0 < config.window_bytes < int(stored_bytes.sum()):
         return None
