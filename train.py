@@ -128,6 +128,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         end_step=plan.end_step,
         rank=world.rank,
         world_size=world.size,
+        local_size=world.local_size,
         device=world.device,
         dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
     )

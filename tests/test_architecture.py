@@ -39,7 +39,14 @@ MAY_IMPORT = {
 # inside pipeline, bottom to top: a module imports its own layer and those below
 PIPELINE_LAYERS = [
     ["pipeline.batch", "pipeline.rng", "pipeline.stats", "pipeline.threads"],
-    ["pipeline.sampler", "pipeline.shards", "pipeline.saliency", "pipeline.augment.recipe"],
+    [
+        "pipeline.order",
+        "pipeline.readahead",
+        "pipeline.sampler",
+        "pipeline.shards",
+        "pipeline.saliency",
+        "pipeline.augment.recipe",
+    ],
     ["pipeline.sources", "pipeline.augment.params"],
     ["pipeline.augment"],
     ["pipeline.loader"],

@@ -19,6 +19,7 @@ from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import Ids
 from pipeline.loader.decode import Decoder
 from pipeline.loader.multicrop import MultiCropLoader
+from pipeline.readahead import Share, upcoming
 from pipeline.rng import Stream
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards
@@ -32,6 +33,7 @@ __all__ = [
     "training_views",
 ]
 
+_AHEAD = 4  # steps that the kernel is asked for the bytes of, before they are read
 DECODERS = ("auto", "turbojpeg", "dali")
 
 
@@ -46,7 +48,7 @@ class LoaderConfig:
 
     decoder: str = "auto"  # turbojpeg | dali; auto: turbojpeg
     executor: str = "auto"  # fused | compiled | dali | reference; auto: fused on a GPU, or compiled
-    threads: int = 0  # for decoding and for views, per process; 0: this process's share of cores
+    threads: int = 0  # for decoding and for views, per process; 0: as many as it may use cores
     prefetch: int = 2  # batches of views ready ahead of the step
     max_bad: int = 10  # samples that may turn out undecodable before the run stops
     stall_seconds: float = 300.0  # without any progress of a stage: it is stuck, and the run stops
@@ -66,9 +68,10 @@ class LoaderConfig:
                 f"{self.threads}, {self.max_bad}, {self.prefetch}, {self.stall_seconds}"
             )
 
-    def threads_of(self, local_size: int) -> int:
-        """Threads of one process where `local_size` processes share the cores."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // local_size)
+    @property
+    def num_threads(self) -> int:
+        """Of decoding and of making views each: one for each core of this process, or as set."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     def for_device(self, device: torch.device) -> LoaderConfig:
         """Return the config with `auto` replaced by the executor that it stands for there.
@@ -108,7 +111,7 @@ def training_views(
 ) -> MultiCropLoader:
     """Stream the views of this rank for steps start_step..end_step-1.
 
-    `local_size` processes share the cores of this machine. `device` is where the views will be
+    `local_size` processes share the page cache of this machine. `device` is where the views will be
     used, `dtype` as what: the executor `fused` makes them so, others float32 on the CPU.
 
     Raises:
@@ -136,8 +139,14 @@ def training_views(
             stream=stream,
         )
 
-    feeding = _Feeding(recipe=recipe, config=config, local_size=local_size, device=device)
-    return feeding.loader(shards, batch, params, range(start_step, end_step), dtype)
+    steps = range(start_step, end_step)
+    share = Share(rank=rank, world_size=world_size, local_size=local_size)
+
+    def expected(step: int) -> Ids:
+        return upcoming(sampler, step, steps=steps, ahead=_AHEAD, share=share)
+
+    feeding = _Feeding(recipe=recipe, config=config, device=device)
+    return feeding.loader(shards, batch, params, expected, steps, dtype)
 
 
 def evaluation_views(
@@ -164,9 +173,11 @@ def evaluation_views(
     def params(_: int, rows: Ids) -> ViewParams:
         return centre_view_params(shards.heights[rows], shards.widths[rows])
 
-    feeding = _Feeding(recipe=recipe, config=config, local_size=1, device=device)
+    feeding = _Feeding(recipe=recipe, config=config, device=device)
     steps = range(-(-len(ids) // batch_size))
-    return feeding.loader(shards, batch, params, steps, torch.float32)
+    return feeding.loader(
+        shards, batch, params, lambda step: batch(step + _AHEAD)[1], steps, torch.float32
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +186,6 @@ class _Feeding:
 
     recipe: MultiCropRecipe
     config: LoaderConfig
-    local_size: int
     device: torch.device
 
     def loader(
@@ -183,11 +193,12 @@ class _Feeding:
         shards: Shards,
         batch: Callable[[int], tuple[int, Ids]],
         params: Callable[[int, Ids], ViewParams],
+        expected: Callable[[int], Ids],
         steps: range,
         dtype: torch.dtype,
     ) -> MultiCropLoader:
         config, clock = self.config, LoaderClock()
-        threads = config.threads_of(self.local_size)
+        threads = config.num_threads
         return MultiCropLoader(
             shards,
             decoder=make_decoder(config.decoder, shards, threads=threads, beat=clock.decode.beat),
@@ -201,6 +212,7 @@ class _Feeding:
             ),
             batch=batch,
             params=params,
+            expected=expected,
             steps=steps,
             clock=clock,
             prefetch=config.prefetch,

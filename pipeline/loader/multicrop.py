@@ -42,7 +42,6 @@ from pipeline.stats import LoaderClock, LoaderStats, StageClock
 # Of a batch's bytes and of its pixels: one is being filled, one waits, one is being used. With
 # more, memory only grows.
 _NUM_SLOTS = 3
-_AHEAD = 4  # steps whose bytes the kernel is asked for before they are read
 _POLL = 0.5  # seconds that the consumer waits before it asks the watchdog
 _PATIENCE = (
     30.0  # seconds for a thread to end the batch that it has in hand, when the loader closes
@@ -80,6 +79,7 @@ class _Stages:
     executor: Executor
     batch: Callable[[int], tuple[int, Ids]]
     params: Callable[[int, Ids], ViewParams]
+    expected: Callable[[int], Ids]
     steps: range
     memories: Ring[ReadMemory]
     slots: Ring[Slot]
@@ -120,9 +120,7 @@ class _Stages:
         memory = self.memories.acquire()
         epoch, ids = self.batch(step)
         with self.clock.read.working(step):
-            for ahead in self.steps[:_AHEAD] if step == self.steps[0] else [step + _AHEAD - 1]:
-                if ahead in self.steps:
-                    self.shards.expect(self.batch(ahead)[1])
+            self.shards.expect(self.expected(step))
             encoded = read_batch(
                 self.shards, self.bad, sample_ids=ids, memory=memory, beat=self.clock.read.beat
             )
@@ -161,6 +159,9 @@ class _Stages:
 class MultiCropLoader:
     """Iterable once over the views of its steps; a context manager.
 
+    `batch`: (epoch, sample ids) of a step. `params`: of an epoch and ids. `expected`: ids that the
+    kernel is asked for just before a step is read.
+
     Views on a GPU may be used in the stream that is current when they are taken. They are never
     overwritten while a tensor holds them.
 
@@ -178,6 +179,7 @@ class MultiCropLoader:
         executor: Executor,
         batch: Callable[[int], tuple[int, Ids]],
         params: Callable[[int, Ids], ViewParams],
+        expected: Callable[[int], Ids],
         steps: range,
         clock: LoaderClock,
         prefetch: int,
@@ -192,6 +194,7 @@ class MultiCropLoader:
             executor=executor,
             batch=batch,
             params=params,
+            expected=expected,
             steps=steps,
             memories=Ring([ReadMemory() for _ in range(_NUM_SLOTS)]),
             slots=Ring([Slot(decoder.device, pinned=on_gpu) for _ in range(_NUM_SLOTS)]),

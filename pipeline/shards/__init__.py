@@ -27,6 +27,7 @@ class Shards(Protocol):
 
     heights, widths: int32 [N], size of the stored JPEG. labels: int32 [N], -1 unlabelled.
     mask_coverage: float32 [N] in 0..1, NaN where there is no mask.
+    stored_bytes: int64 [N], JPEG and mask together.
     """
 
     manifest: Manifest
@@ -35,6 +36,7 @@ class Shards(Protocol):
     widths: Ints
     labels: Ints
     mask_coverage: Floats
+    stored_bytes: Ids
 
     def __len__(self) -> int: ...
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.batch import Bools, Bytes, EncodedBatch, Floats, Ids, Ints
-from pipeline.shards.index import INDEX_NAME, Index, load_index
+from pipeline.shards.hints import GAP, advise, coalesced
+from pipeline.shards.index import INDEX_NAME, Index, load_index, stored_bytes
 from pipeline.shards.manifest import Manifest
 from pipeline.stats import Beat, no_beat
 
@@ -53,6 +54,7 @@ class FileShards:
         self.widths: Ints = rows["width"].astype(np.int32)  # [N]
         self.labels: Ints = rows["label"].astype(np.int32)  # [N]; -1: unlabelled
         self.mask_coverage: Floats = rows["coverage"].astype(np.float32)  # [N]; NaN: no mask
+        self.stored_bytes: Ids = stored_bytes(rows)  # [N]
         self._verified: Bools = np.zeros(len(rows), np.bool_)
         num_files = int(rows["file_number"].max(initial=0)) + 1
         self._files: tuple[_File, ...] = tuple(
@@ -102,9 +104,12 @@ class FileShards:
     def expect(self, sample_ids: Ids) -> None:
         """Let the kernel begin to fetch samples that will be read soon; returns at once."""
         files = self._open_files()
-        for at in self._places(self._checked(sample_ids)):
-            number = files[at.file_number].number
-            os.posix_fadvise(number, at.jpeg_offset, at.jpeg_size, os.POSIX_FADV_WILLNEED)
+        rows = self.index.rows[self._checked(sample_ids)]
+        for number in np.unique(rows["file_number"]).tolist():
+            here = rows[rows["file_number"] == number]
+            starts = np.concatenate([here["jpeg_offset"], here["mask_offset"]])
+            sizes = np.concatenate([here["jpeg_size"], here["mask_size"]]).astype(np.int64)
+            advise(files[number].number, *coalesced(starts, sizes, GAP))
 
     def close(self) -> None:
         """Let go of the files, once no read is under way any more."""

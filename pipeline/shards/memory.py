@@ -12,7 +12,7 @@ import simplejpeg
 from pipeline.batch import Bytes, EncodedBatch, Floats, Ids, Ints
 from pipeline.saliency.codec import coverage, decode_mask, encode_mask
 from pipeline.shards.files import ReadMemory
-from pipeline.shards.index import IndexBuilder, Place, Sample
+from pipeline.shards.index import IndexBuilder, Place, Sample, stored_bytes
 from pipeline.shards.manifest import FORMAT_VERSION, Manifest
 from pipeline.shards.writer import library_versions, summarise_masks, summarise_sizes
 from pipeline.stats import Beat, no_beat
@@ -38,6 +38,7 @@ class MemoryShards:
         self.widths: Ints = rows["width"].astype(np.int32)
         self.labels: Ints = rows["label"].astype(np.int32)
         self.mask_coverage: Floats = rows["coverage"].astype(np.float32)
+        self.stored_bytes: Ids = stored_bytes(rows)
         self.manifest = Manifest(
             format="memory",
             format_version=FORMAT_VERSION,

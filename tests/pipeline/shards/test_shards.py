@@ -49,6 +49,7 @@ def assert_holds(shards, samples):
         assert encoded.heights[row] == shards.heights[sample_id] == sample.height
         assert encoded.widths[row] == shards.widths[sample_id] == sample.width
         assert encoded.labels[row] == shards.labels[sample_id] == sample.label
+        assert shards.stored_bytes[sample_id] == len(sample.jpeg) + len(sample.mask)
         assert shards.key(int(sample_id)) == sample.key
         assert shards.mask_coverage[sample_id] == pytest.approx(sample.coverage, nan_ok=True)
 
