@@ -37,6 +37,12 @@ def block_ratios(rank: Rank) -> list[float]:
     return [beside / own for beside, own in zip(neighbours, full, strict=True)]
 
 
+def synthetic_spread(rank: Rank) -> float:
+    """By how much the slowest block of SYNTHETIC is slower than the fastest: noise and drift."""
+    seconds = [sum(block["seconds"]) for block in blocks_of(rank, SYNTHETIC)]
+    return max(seconds) / min(seconds) - 1
+
+
 def tail(rank: Rank, kind: str) -> float:
     """p99 / p50 of its step times."""
     p50, p99 = np.quantile(_seconds(rank, kind), [0.5, 0.99])

@@ -17,9 +17,7 @@ BLOCK = 50  # counted steps; drift of the machine over two blocks hits FULL and 
 WARMUP = 12  # steps: compilation, allocator, autotuning
 SETTLE = 8  # steps: three stages and a queue of two fill in four if the loader is 1.5 x the demand
 COLD = 100  # counted steps of the first pass with a cold page cache
-_HELD = 12  # batches inside the stages besides the last queue: 3 read, 3 decoded, and those in hand
-    12  # batches inside the stages, besides the last queue: 3 read, 3 decoded, 3 in hand, 3 more
-)
+_HELD = 12  # batches inside the stages: 3 that are read, 3 that are decoded, and those in hand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
