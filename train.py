@@ -23,7 +23,7 @@ from model.loss import LossTerms
 from model.relicv2 import ReLICv2
 from model.step import backward
 from pipeline.batch import MultiCropBatch
-from pipeline.loader import training_views
+from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import sample_negatives
@@ -118,20 +118,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
     stop = StopRequest(world)
-    loader = training_views(
-        shards,
-        recipe=config.recipe,
-        sampler=plan.sampler,
-        seed=config.seed,
-        config=config.loader,
-        start_step=step,
-        end_step=plan.end_step,
-        rank=world.rank,
-        world_size=world.size,
-        local_size=world.local_size,
-        device=world.device,
-        dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
-    )
+    loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
         stack.enter_context(loader)
         log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
@@ -169,6 +156,32 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             checkpoint.export_encoder(out / "encoder.pt", model)
         barrier()
     return stop.verdict
+
+
+def open_views(
+    shards: Shards,
+    config: TrainConfig,
+    plan: Plan,
+    world: World,
+    *,
+    start_step: int,
+    end_step: int | None = None,
+) -> MultiCropLoader:
+    """Stream this process's views from `start_step` on, to the end of the plan by default."""
+    return training_views(
+        shards,
+        recipe=config.recipe,
+        sampler=plan.sampler,
+        seed=config.seed,
+        config=config.loader,
+        start_step=start_step,
+        end_step=plan.end_step if end_step is None else end_step,
+        rank=world.rank,
+        world_size=world.size,
+        local_size=world.local_size,
+        device=world.device,
+        dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
+    )
 
 
 def train_step(

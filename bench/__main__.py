@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.augment import AugmentRequest, augment
+from bench.certificate.command import certificate_command
 from bench.table import failed, table
 from bench.trace import TraceRequest, trace
 from pipeline.loader.decode import TooManyBadSamples
@@ -110,6 +111,8 @@ def augment_command(
     if broken := failed(result):
         raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
 
+
+bench.add_command(certificate_command)
 
 if __name__ == "__main__":
     bench(prog_name="python -m bench")

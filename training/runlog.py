@@ -18,15 +18,15 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from training.config import TrainConfig, differences, from_dict, to_dict
 from training.launch import World
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 BAD_SAMPLES_NAME = "bad_samples.json"
 _PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
@@ -111,6 +111,10 @@ class ProgressLine:
     """Loss, speed, waiting, time left: a live bar on a terminal, else a line now and then."""
 
     def __init__(self, *, start_step: int, total_steps: int, name: str) -> None:
+        # here, so that measuring a step (bench) needs no rich
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._console = Console(file=sys.stdout, highlight=False)
         self._total = total_steps
         self._start = (start_step, time.monotonic())
