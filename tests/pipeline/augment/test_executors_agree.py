@@ -207,6 +207,7 @@ SINGLE_OPS = [
     {"hue": -0.5},
     {"hue": 0.1},
     {"grayscale": True},
+    {"blur_sigma": 1e-20},
     {"blur_sigma": 0.1},
     {"blur_sigma": 2.0},
     {"blur_sigma": 50.0},
