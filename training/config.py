@@ -20,6 +20,7 @@ from model.loss import LossConfig
 from model.relicv2 import ReLICv2Config
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.loader import LoaderConfig
+from pipeline.order import OrderConfig
 
 Config = TypeVar("Config")
 
@@ -34,6 +35,7 @@ FREE_TO_CHANGE = (
     "loader.threads",
     "loader.prefetch",
     "loader.max_bad",
+    "loader.stall_seconds",
 )
 
 
@@ -50,6 +52,7 @@ class TrainConfig:
     model: ReLICv2Config = field(default_factory=ReLICv2Config)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     epochs: int = 1000
     max_steps: int = 0  # stop after so many steps, with the schedules of `epochs`; 0: run them all

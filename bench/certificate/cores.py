@@ -33,7 +33,7 @@ class Cores:
 
 
 def divide(world: World) -> Cores:
-    """Divide this process's share of the machine's cores between model and loader.
+    """Divide the cores that this process keeps to between model and loader.
 
     On a GPU, or with one core for the process, both have all of it.
     """
@@ -41,15 +41,13 @@ def divide(world: World) -> Cores:
     if world.device.type == "cuda":
         everywhere = frozenset(available)
         return Cores(model=everywhere, loader=everywhere, note="the loader on the host's cores")
-    per_process = max(len(available) // world.local_size, 1)
-    first = world.local_rank * per_process % len(available)
-    own = available[first : first + per_process]
-    if len(own) < 2:
+    if len(available) < 2:
         note = "model and loader share one core: FULL pays for the pipeline's work in full"
-        return Cores(model=frozenset(own), loader=frozenset(own), note=note)
-    count = max(1, len(own) // _LOADER_SHARE)
-    note = f"cores set apart: {len(own) - count} for the model, {count} for the loader"
-    return Cores(model=frozenset(own[:-count]), loader=frozenset(own[-count:]), note=note)
+        return Cores(model=frozenset(available), loader=frozenset(available), note=note)
+    count = max(1, len(available) // _LOADER_SHARE)
+    model, loader = available[:-count], available[-count:]
+    note = f"cores set apart: {len(model)} for the model, {len(loader)} for the loader"
+    return Cores(model=frozenset(model), loader=frozenset(loader), note=note)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +152,12 @@ class Rank:
         return figures
 
     def _open_views(self, start_step: int, end_step: int) -> MultiCropLoader:
-        world = self._world
-        if self._cores.apart:  # the loader's cores are this process's own, not to be divided again
-            world = replace(world, local_size=1)
         with pinned_to(self._cores.loader):  # where its threads stay
             return train.open_views(
                 self._shards,
                 self._config,
                 self._plan,
-                world,
+                self._world,
                 start_step=start_step,
                 end_step=end_step,
             )

@@ -9,7 +9,6 @@ Shapes: B samples, V views (L large, S small), s side of a view.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +20,31 @@ from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.augment.recycled import RecycledMemory
 from pipeline.augment.reference import blur_radius, color_levels, salience_limit
 from pipeline.batch import DecodedBatch, MultiCropBatch
+from pipeline.stats import Beat, no_beat
+from pipeline.threads import Threads
 
 _ORDERS = np.array(JITTER_ORDERS, dtype=np.int64)
 
 
 class CompiledViews:
-    """Executor for CPU tensors. Holds its threads, a scratch for each, and the memory of views."""
+    """Executor for CPU tensors. Holds its threads, a scratch for each, and the memory of views.
 
-    def __init__(self, recipe: MultiCropRecipe, *, threads: int = 1) -> None:
+    `pinned`: the views lie in memory that a GPU can copy from by itself.
+    """
+
+    def __init__(
+        self,
+        recipe: MultiCropRecipe,
+        *,
+        threads: int = 1,
+        pinned: bool = False,
+        beat: Beat = no_beat,
+    ) -> None:
         self.recipe = recipe
-        self._pool = ThreadPoolExecutor(threads, "views") if threads > 1 else None
-        self._threads = threads
+        self._threads = Threads(threads, "views")
+        self._beat = beat
         self._scratch = threading.local()
-        self._memory = RecycledMemory()
+        self._memory = RecycledMemory(pinned=pinned)
         self._radii = np.array(
             [blur_radius(s, r) for s, r in zip(recipe.sizes, recipe.views, strict=True)], np.int64
         )
@@ -58,15 +69,13 @@ class CompiledViews:
         # Threads take the next sample when they are free: samples differ in work, cores in speed.
         samples = iter(range(batch))
 
-        def make_samples(_: int) -> None:
+        def make_samples() -> None:
             scratch = self._buffers()
             for row in samples:
+                self._beat(int(decoded.sample_ids[row]))
                 make_views(row, *arrays, *scratch)
 
-        if self._pool is None:
-            make_samples(0)
-        else:
-            list(self._pool.map(make_samples, range(min(self._threads, batch))))
+        self._threads.run(make_samples)
         return MultiCropBatch(
             large=large,
             small=small,
@@ -77,8 +86,7 @@ class CompiledViews:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._threads.close()
 
     def _arrays(self, decoded: DecodedBatch, params: ViewParams) -> tuple[object, ...]:
         """Lay out the arguments of `make_views`, in its order."""

@@ -82,6 +82,8 @@ def test_a_name_that_occurs_once_stands_for_its_path():
         ("recipe.small.area=0.1", "recipe.small.area takes 2 values separated by commas"),
         ("epochs=0", "epochs must be at least 1, got 0"),
         ("seed=-1", "seed must lie in"),
+        ("window_gigabytes=-1", "order.window_gigabytes must not be negative, got -1.0"),
+        ("block_megabytes=0", "order.block_megabytes must be above zero, got 0.0"),
         ("precision=float8", "unknown precision 'float8'"),
         ("recipe.small.hue=-1", "hue must not be negative"),
         ("model.encoder.architecture=vgg", "unknown architecture 'vgg'"),
@@ -140,6 +142,9 @@ def test_only_what_changes_the_result_counts_as_a_difference():
     config = TrainConfig()
     assert differences(config, apply_settings(config, ["loader.threads=3", "log_every=1"])) == []
     assert differences(config, apply_settings(config, ["seed=3"])) == ["seed was 0, is 3"]
+    assert differences(config, apply_settings(config, ["window_gigabytes=32"])) == [
+        "order.window_gigabytes was 0.0, is 32.0"
+    ]
     assert differences(config, merged(config, {"loss": {"temperature": 0.5}})) == [
         f"loss.temperature was {config.loss.temperature}, is 0.5"
     ]

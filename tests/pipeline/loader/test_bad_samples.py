@@ -71,8 +71,8 @@ def test_a_damaged_mask_is_a_bad_sample():
     shards = shards_of()
     good = shards.read
 
-    def read(ids):
-        encoded = good(ids)
+    def read(ids, *others):
+        encoded = good(ids, *others)
         spoilt = [
             memoryview(b"?" * 9) if i == 3 else m for i, m in zip(ids, encoded.masks, strict=True)
         ]

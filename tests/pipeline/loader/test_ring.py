@@ -62,7 +62,7 @@ def test_a_channel_without_room_is_refused():
 
 @pytest.mark.parametrize(("producer_pause", "consumer_pause"), [(0, 0.002), (0.002, 0)])
 def test_slots_are_never_overwritten_in_use(producer_pause, consumer_pause):
-    ring, filled, wrong = Ring(3), Channel(3), []
+    ring, filled, wrong = Ring([Slot() for _ in range(3)]), Channel(3), []
     heights, widths = np.array([4, 6]), np.array([5, 3])
 
     def produce():
@@ -104,7 +104,7 @@ def test_images_of_a_slot_lie_side_by_side():
 
 
 def test_closing_a_ring_wakes_who_waits_for_a_slot():
-    ring, outcome = Ring(1), []
+    ring, outcome = Ring([Slot()]), []
     ring.acquire()
 
     def wait():
