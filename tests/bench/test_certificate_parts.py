@@ -87,29 +87,26 @@ def affinity(monkeypatch, cores):
 
 
 @pytest.mark.parametrize(
-    ("available", "local_rank", "local_size", "model", "loader"),
-    [
-        ([0, 1], 0, 1, [0], [1]),
-        ([2, 3, 4, 5, 6, 7, 8, 9], 0, 1, [2, 3, 4, 5, 6, 7], [8, 9]),
-        ([0, 1, 2, 3], 1, 2, [2], [3]),
-    ],
+    ("available", "model", "loader"),
+    [([0, 1], [0], [1]), ([2, 3, 4, 5, 6, 7, 8, 9], [2, 3, 4, 5, 6, 7], [8, 9])],
 )
-def test_model_and_loader_have_cores_of_their_own(
-    monkeypatch, available, local_rank, local_size, model, loader
-):
+def test_model_and_loader_have_cores_of_their_own(monkeypatch, available, model, loader):
     affinity(monkeypatch, available)
-    cores = divide(World(local_rank=local_rank, local_size=local_size))
+    cores = divide(World())
     assert (sorted(cores.model), sorted(cores.loader)) == (model, loader)
-    assert cores.apart
     assert cores.note.startswith("cores set apart")
 
 
 def test_one_core_is_shared_and_the_note_says_so(monkeypatch):
-    affinity(monkeypatch, [0, 1])
-    cores = divide(World(rank=1, size=2, local_rank=1, local_size=2))
+    affinity(monkeypatch, [1])
+    cores = divide(World())
     assert cores.model == cores.loader == {1}
-    assert not cores.apart
     assert "share one core" in cores.note
+
+
+def test_a_loader_beside_a_gpu_has_all_cores_of_its_process(monkeypatch):
+    affinity(monkeypatch, [4, 5, 6])
+    assert divide(World(device=torch.device("cuda", 0))).loader == {4, 5, 6}
 
 
 def test_threads_return_to_where_they_were():
