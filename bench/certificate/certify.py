@@ -21,6 +21,7 @@ from bench.certificate.report import report
 from bench.certificate.schedule import Schedule, make_schedule
 from bench.environment import environment
 from pipeline.loader.decode import TooManyBadSamples
+from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, to_dict
@@ -98,7 +99,7 @@ def run(world: World, request: CertificateRequest, schedule: Schedule) -> int:
         if world.is_main:
             _write(request, schedule, ranks, cores_note)
         return 0
-    except (ValueError, OSError, Diverged, TooManyBadSamples) as error:
+    except (ValueError, OSError, Diverged, TooManyBadSamples, Stalled) as error:
         click.echo(f"Error: {error}", err=True)
         return 2
 

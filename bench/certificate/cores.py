@@ -27,10 +27,6 @@ class Cores:
     loader: frozenset[int]
     note: str
 
-    @property
-    def apart(self) -> bool:
-        return not self.model & self.loader
-
 
 def divide(world: World) -> Cores:
     """Divide the cores that this process keeps to between model and loader.
