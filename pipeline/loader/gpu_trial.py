@@ -205,7 +205,10 @@ def _serve(
     results: Connection, engines: Sequence[str], attempt: Attempt, samples: TrialSamples
 ) -> None:
     for engine in engines:
-        results.send(attempt(engine, samples))
+        try:
+            results.send(attempt(engine, samples))
+        except Exception as error:
+            results.send(Trial(engine=engine, fault=why_refused(error)))
 
 
 def _how_it_ended(status: int | None) -> str:

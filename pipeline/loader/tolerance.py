@@ -6,9 +6,10 @@ a pixel, which is why that is held closely, and colours loosely. What goes wrong
 wrong (an image skipped, half of it stale, channels swapped, a range scaled) moves brightness
 somewhere, or the colours everywhere.
 
-The limits are what libjpeg-turbo itself does at its roughest setting (fast DCT, as FFCV, and no
-interpolation) on 1,327 photos, rounded up: it reached 0.8, 3.7, 11.0
-and 88 (docs/feeding-gpu-decode.md has the table).
+The limits lie above what libjpeg-turbo itself does at its roughest setting (fast DCT, as FFCV, and
+no interpolation): on 1,327 photos it reached 0.8, 3.7, 11.0 and 22 levels. At these limits, three
+levels too bright are found in 99.9 % of the photos, a strip of 5 % that is missing in 99 %, swapped
+channels in 93 % (docs/feeding-gpu-decode.md).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Difference:
     brightness: float  # of the mean luma: a range that is scaled or shifted
     detail: float  # of luma, mean absolute, in the worst of 8 x 8 tiles: a part that is wrong
     color: float  # of R, G and B, mean absolute: channels swapped, chroma lost
-    largest: float  # of a single value: a block that is missing
+    largest: float  # of luma, of a single pixel: a block that is missing
 
     def beyond(self, limit: Difference) -> str:
         """Say what is further off than `limit` allows, or ''."""
@@ -43,12 +44,12 @@ class Difference:
         return ""
 
 
-TOLERANCE = Difference(brightness=1.0, detail=6.0, color=12.0, largest=128.0)
+TOLERANCE = Difference(brightness=1.0, detail=6.0, color=24.0, largest=128.0)
 _NAMES = {
     "brightness": "brightness is off",
     "detail": "brightness of a part is off",
     "color": "colours are off",
-    "largest": "a single value is off",
+    "largest": "brightness of a pixel is off",
 }
 
 
@@ -60,7 +61,7 @@ def difference(pixels: Bytes, expected: Bytes) -> Difference:
         brightness=abs(float(luma.mean(dtype=np.float64))),
         detail=float(_tile_means(np.abs(luma)).max()),
         color=float(np.abs(off).mean(dtype=np.float64)),
-        largest=float(np.abs(off).max()),
+        largest=float(np.abs(luma).max()),
     )
 
 
