@@ -121,6 +121,8 @@ def _test(
     encoded = some_encoded(samples.encoded(), rows)
     images = room_for(encoded, device)
     images.pixels.fill_(_STALE)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # the decoder writes on another stream
     other.start()
     failures = decoder.decode(encoded, images)
     disturbed = other.fault()

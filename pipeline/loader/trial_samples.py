@@ -65,9 +65,10 @@ def trial_samples(shards: Shards) -> TrialSamples:
 
 def _decodable(encoded: EncodedBatch, names: Sequence[str]) -> TrialSamples:
     decoder = TurboJpegDecoder(threads=1)
-    failures = decoder.decode(encoded, room_for(encoded, torch.device("cpu"))) | encoded.faults
+    failures = decoder.decode(encoded, room_for(encoded, torch.device("cpu")))
     decoder.close()
-    rows = [row for row in range(len(names)) if row not in failures]
+    bad = failures.keys() | encoded.faults.keys()
+    rows = [row for row in range(len(names)) if row not in bad]
     good = some_encoded(encoded, rows)
     return TrialSamples(
         jpegs=tuple(bytes(jpeg) for jpeg in good.jpegs),

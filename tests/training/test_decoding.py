@@ -22,7 +22,7 @@ def measured(monkeypatch):
     """What the measurement is asked; it answers DECIDED's shares, and obeys those that are set."""
     asked = []
 
-    def settled(config, shards, *, device, local_size, tell):
+    def settled(config, shards, *, device, tell):
         if config.decoder != "dali-gpu":
             return config
         asked.append((config.gpu_decode_share, config.hw_decoder_load))
@@ -131,7 +131,7 @@ def test_only_these_settings_may_be_left_to_auto():
 def in_two_processes(world, folder):
     """Rank 0 decides; both must come to the same, though rank 1 would measure something else."""
 
-    def settled(config, shards, *, device, local_size, tell):
+    def settled(config, shards, *, device, tell):
         tell("told")
         if config.threads == 2:
             raise ValueError("it cannot decode here")

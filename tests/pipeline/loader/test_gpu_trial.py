@@ -5,6 +5,7 @@ import pickle
 import re
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -226,6 +227,21 @@ def test_damaged_samples_are_no_test():
     assert len(samples) == 23
     assert "sample 5 (005.jpg)" not in samples.names
     assert tried(Wrong(), samples=samples).fault == ""
+
+
+def test_samples_that_cannot_be_read_are_no_test():
+    shards = shards_of()
+    good = shards.read
+
+    def read(ids, memory=None):
+        return replace(good(ids), faults={2: "it cannot be read"})
+
+    shards.read = read
+    assert [name[:8] for name in trial_samples(shards).names[:3]] == [
+        "sample 0",
+        "sample 1",
+        "sample 3",
+    ]
 
 
 def test_samples_can_be_sent_to_another_process():
