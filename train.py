@@ -29,6 +29,7 @@ from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings, to_dict
+from training.decoding import settle_decoding
 from training.feed import agreed_batches
 from training.launch import (
     StopRequest,
@@ -115,6 +116,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
     plan.check_world(config, world.size)
+    config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
     stop = StopRequest(world)
