@@ -9,17 +9,13 @@ import click
 
 from bench.augment import AugmentRequest, augment
 from bench.certificate.command import certificate_command
+from bench.ladder_commands import decode_command, ladder_command, loader_command
+from bench.refused import Refused
 from bench.table import failed, table
 from bench.trace import TraceRequest, trace
 from pipeline.loader.decode import TooManyBadSamples
 from training.config import apply_settings
 from training.presets import load_preset
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -112,7 +108,9 @@ def augment_command(
         raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
 
 
-bench.add_command(certificate_command)
+for command in (ladder_command, loader_command, decode_command, certificate_command):
+    bench.add_command(command)
+
 
 if __name__ == "__main__":
     bench(prog_name="python -m bench")

@@ -33,7 +33,8 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     arguments = (theirs, candidate.build, setup, candidate.cores)
-    process = context.Process(target=_serve, args=arguments, daemon=True)
+    # not a daemon: it may have children itself, as torch's DataLoader does
+    process = context.Process(target=_serve, args=arguments, daemon=False)
     process.start()
     theirs.close()
 
@@ -48,9 +49,9 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
         known = {"Unavailable": Unavailable, "ImportError": ImportError}
         raise known.get(kind, Broken)(value)
 
-    def run() -> None:
+    def run() -> object:
         ours.send("run")
-        answer()
+        return answer()
 
     def close() -> None:
         ours.close()  # the child reads the end of its orders
@@ -69,6 +70,7 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
 
 def _serve(orders: Connection, build: Callable[[], Built], setup: Setup | None, cores: int) -> None:
     """The child: build, then one share for each order, until the orders end."""
+    built: Built | None = None
     try:
         torch.set_num_threads(cores)
         if setup is not None:
@@ -77,12 +79,15 @@ def _serve(orders: Connection, build: Callable[[], Built], setup: Setup | None, 
         orders.send(("done", built.note))
         while True:
             orders.recv()
-            built.run()
-            orders.send(("done", None))
+            told = built.run()
+            orders.send(("done", told if isinstance(told, float) else None))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
     except Exception as error:
         orders.send(_described(error))
+    finally:
+        if built is not None:
+            built.close()
 
 
 def _described(error: Exception) -> tuple[str, str]:
