@@ -10,6 +10,7 @@ import click
 from bench.augment import AugmentRequest, augment
 from bench.certificate.command import certificate_command
 from bench.ladder_commands import decode_command, ladder_command, loader_command
+from bench.planner.command import plan_command
 from bench.refused import Refused
 from bench.table import failed, table
 from bench.trace import TraceRequest, trace
@@ -108,7 +109,7 @@ def augment_command(
         raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
 
 
-for command in (ladder_command, loader_command, decode_command, certificate_command):
+for command in (ladder_command, loader_command, decode_command, certificate_command, plan_command):
     bench.add_command(command)
 
 

@@ -103,7 +103,7 @@ def decode_candidates(request: DecodeRequest, folders: dict[str, Path]) -> list[
 
 def build_ours(data: Path, images: int, *, threads: int) -> Built:
     """Decode the first `images` samples, batch by batch."""
-    config = TrainConfig(loader=LoaderConfig(threads=threads))
+    config = TrainConfig(loader=LoaderConfig(threads=threads), global_batch_size=1)
     stages = Stages(Task(config=config, data=data, device=torch.device("cpu"), threads=threads))
     batches = np.array_split(np.arange(images), -(-images // BATCH))
 

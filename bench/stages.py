@@ -68,18 +68,20 @@ class Stages:
 
     def read(self) -> EncodedBatch:
         """The bytes of the next batch."""
-        return self.read_ids(self._next_ids()[1])
+        return self.read_ids(self.next_ids()[1])
 
     def read_ids(self, ids: Ids) -> EncodedBatch:
         return read_batch(self.shards, self._bad, sample_ids=ids, memory=self._memory)
 
     def decode(self) -> DecodedBatch:
         """The next batch read, and decoded into the slot."""
-        epoch, ids = self._next_ids()
+        epoch, ids = self.next_ids()
         return self.decode_ids(ids, epoch)
 
     def decode_ids(self, ids: Ids, epoch: int = 0) -> DecodedBatch:
-        encoded = self.read_ids(ids)
+        return self.decode_read(self.read_ids(ids), epoch)
+
+    def decode_read(self, encoded: EncodedBatch, epoch: int = 0) -> DecodedBatch:
         return decode_batch(
             self.shards, self._decoder, self._slot, self._bad, encoded=encoded, epoch=epoch
         )
@@ -101,7 +103,9 @@ class Stages:
 
     def augment(self) -> MultiCropBatch:
         """The next batch decoded, its params drawn, and its views made."""
-        decoded = self.decode()
+        return self.views_of(self.decode())
+
+    def views_of(self, decoded: DecodedBatch) -> MultiCropBatch:
         ids, shards, config = decoded.sample_ids, self.shards, self._task.config
         params = sample_view_params(
             config.recipe,
@@ -128,7 +132,8 @@ class Stages:
             self._executor.close()
         self.shards.close()
 
-    def _next_ids(self) -> tuple[int, Ids]:
+    def next_ids(self) -> tuple[int, Ids]:
+        """Epoch and sample ids of the next batch."""
         self._step += 1
         return self._sampler.batch(self._step - 1)
 
