@@ -230,6 +230,23 @@ def test_a_decoder_behind_the_upload_fills_places_between_others():
         assert np.array_equal(found, expected) if row in rows else (found == STALE).all()
 
 
+def test_behind_the_upload_images_are_decoded_into_memory_of_its_own():
+    rooms = []
+
+    class Seen(Wrong):
+        def decode(self, encoded, images):
+            rooms.append(images.pixels.untyped_storage().data_ptr())
+            return super().decode(encoded, images)
+
+    encoded = batch_of(3)
+    images = stale_room(encoded)
+    uploaded = UploadedDecoder(Seen(), CPU)
+    for _ in range(2):
+        uploaded.decode(encoded, images)
+    assert len(set(rooms)) == 1
+    assert rooms[0] != images.pixels.untyped_storage().data_ptr()
+
+
 def test_the_upload_passes_failures_on():
     encoded = cut(batch_of(4), 2)
     uploaded = UploadedDecoder(TurboJpegDecoder(threads=1), CPU)
