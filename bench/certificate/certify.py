@@ -30,6 +30,7 @@ from training.meter import Diverged
 from training.plan import Plan
 
 NAME = "certificate.json"
+_NO_RUN = "run"  # a plan asks whether a run can be resumed in a folder: in this one there is none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def certify(request: CertificateRequest) -> int:
     """
     shards = open_shards(request.data)
     config, schedule = lay_out(request, shards)
-    plan = Plan.of(config, shards, request.out)
+    plan = Plan.of(config, shards, request.out / _NO_RUN)
     plan.check_world(config, request.processes)
     shards.close()
     request.out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def measure(
         rank = Rank(
             world,
             config,
-            Plan.of(config, shards, request.out),
+            Plan.of(config, shards, request.out / _NO_RUN),
             schedule,
             cores,
             shards,
