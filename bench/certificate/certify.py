@@ -82,6 +82,7 @@ def lay_out(request: CertificateRequest, shards: Shards) -> tuple[TrainConfig, S
         steps_per_epoch=sampler.steps_per_epoch,
         checkpoint_every=config.checkpoint_every,
         prefetch=config.loader.prefetch,
+        device_type=request.device_type,
     )
     epochs = schedule.last_step // sampler.steps_per_epoch + 1
     return replace(
