@@ -108,20 +108,25 @@ def judge(bar: Bar, value: float | None, *, steps: int, note: str = "") -> Judge
     return Judged(bar=bar, value=value, result=result, goal_reached=reached, note=note)
 
 
-def judge_tail(bar: Bar, full: float, synthetic: float, *, steps: int) -> Judged:
+def judge_tail(
+    bar: Bar, full: float, synthetic: float, excess: tuple[float, float], *, steps: int
+) -> Judged:
     """Judge p99 / p50 of FULL, knowing SYNTHETIC's of the same run.
 
     SYNTHETIC never waits for views: where it is above the bar itself, the machine is too noisy to
-    say anything of FULL, and what is compared with the bar is how much worse FULL is.
+    say anything of FULL alone. What is compared with the bar then is `excess`: how many times
+    longer FULL's tail is, or at least is, by the lower end of what noise leaves possible.
     """
     assert bar.bar is not None
     if _reaches(bar, synthetic, bar.bar):
         return judge(bar, full, steps=steps, note=f"SYNTHETIC {synthetic:.3f}")
+    ratio, least = excess
     note = (
-        f"FULL {full:.3f} over SYNTHETIC {synthetic:.3f}: SYNTHETIC is above the bar itself, so "
-        "this machine is too noisy for p99 / p50, and FULL is judged by how much worse it is"
+        f"FULL {full:.3f}, SYNTHETIC {synthetic:.3f}: above the bar without any loader, so this "
+        f"machine is too noisy for p99 / p50. Judged is how many times longer FULL's tail is: "
+        f"{ratio:.3f}, at least {least:.3f} (95 %)"
     )
-    return judge(bar, full / synthetic, steps=steps, note=note)
+    return judge(bar, least, steps=steps, note=note)
 
 
 def verdict(lines: Sequence[Judged]) -> str:

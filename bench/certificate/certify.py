@@ -30,6 +30,7 @@ from training.meter import Diverged
 from training.plan import Plan
 
 NAME = "certificate.json"
+_NO_RUN = "run"  # a plan asks whether a run can be resumed in a folder: in this one there is none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def certify(request: CertificateRequest) -> int:
     """
     shards = open_shards(request.data)
     config, schedule = lay_out(request, shards)
-    plan = Plan.of(config, shards, request.out)
+    plan = Plan.of(config, shards, request.out / _NO_RUN)
     plan.check_world(config, request.processes)
     shards.close()
     request.out.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,7 @@ def lay_out(request: CertificateRequest, shards: Shards) -> tuple[TrainConfig, S
         steps_per_epoch=sampler.steps_per_epoch,
         checkpoint_every=config.checkpoint_every,
         prefetch=config.loader.prefetch,
+        device_type=request.device_type,
     )
     epochs = schedule.last_step // sampler.steps_per_epoch + 1
     return replace(
@@ -114,7 +116,7 @@ def measure(
         rank = Rank(
             world,
             config,
-            Plan.of(config, shards, request.out),
+            Plan.of(config, shards, request.out / _NO_RUN),
             schedule,
             cores,
             shards,

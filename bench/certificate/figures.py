@@ -10,11 +10,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.certificate.blocks import FULL, SYNTHETIC
 
 Rank = dict[str, Any]
 RawBlock = dict[str, Any]
+Seconds = NDArray[np.float64]
+
+_REDRAWN = 1000
 
 
 def blocks_of(rank: Rank, kind: str) -> list[RawBlock]:
@@ -37,16 +41,28 @@ def block_ratios(rank: Rank) -> list[float]:
     return [beside / own for beside, own in zip(neighbours, full, strict=True)]
 
 
-def synthetic_spread(rank: Rank) -> float:
-    """By how much the slowest block of SYNTHETIC is slower than the fastest: noise and drift."""
-    seconds = [sum(block["seconds"]) for block in blocks_of(rank, SYNTHETIC)]
-    return max(seconds) / min(seconds) - 1
+def ratio_error(rank: Rank) -> float:
+    """Standard error of FULL / SYNTHETIC, from how its blocks differ."""
+    ratios = block_ratios(rank)
+    return float(np.std(ratios, ddof=1) / np.sqrt(len(ratios)))
 
 
 def tail(rank: Rank, kind: str) -> float:
     """p99 / p50 of its step times."""
-    p50, p99 = np.quantile(_seconds(rank, kind), [0.5, 0.99])
-    return float(p99 / p50)
+    return _tail(np.array(_seconds(rank, kind)))
+
+
+def tail_excess(rank: Rank) -> tuple[float, float]:
+    """How much longer FULL's tail is than SYNTHETIC's: the ratio of their p99 / p50, and the lower
+    end of its 90 % interval, by drawing blocks of both again and again (bootstrap)."""
+    full, synthetic = (
+        [np.array(block["seconds"]) for block in blocks_of(rank, kind)]
+        for kind in (FULL, SYNTHETIC)
+    )
+    rng = np.random.default_rng(0)
+    ratios = [_tail(_drawn(full, rng)) / _tail(_drawn(synthetic, rng)) for _ in range(_REDRAWN)]
+    ratio = tail(rank, FULL) / tail(rank, SYNTHETIC)
+    return ratio, min(ratio, float(np.quantile(ratios, 0.05)))
 
 
 def stall_share(rank: Rank) -> float:
@@ -78,3 +94,13 @@ def reading_over_demand(rank: Rank) -> float:
 
 def _seconds(rank: Rank, kind: str) -> list[float]:
     return [seconds for block in blocks_of(rank, kind) for seconds in block["seconds"]]
+
+
+def _tail(seconds: Seconds) -> float:
+    p50, p99 = np.quantile(seconds, [0.5, 0.99])
+    return float(p99 / p50)
+
+
+def _drawn(blocks: list[Seconds], rng: np.random.Generator) -> Seconds:
+    """As many blocks, drawn with replacement: noise comes in stretches, so steps go together."""
+    return np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])

@@ -25,7 +25,7 @@ from bench.certificate.blocks import (
     wait_until_asleep,
 )
 from bench.certificate.cores import Cores, pinned_to
-from bench.certificate.schedule import SETTLE, WARMUP, Schedule
+from bench.certificate.schedule import RESUME, SETTLE, WARMUP, Schedule
 from bench.certificate.throttle import ThrottledShards
 from bench.certificate.trainee import Trainee, number_kept, own
 from bench.harness import tell
@@ -37,6 +37,7 @@ from training.config import TrainConfig
 from training.launch import World
 from training.plan import Plan
 
+_LINES = 10  # of progress
 _IO_SECONDS, _IO_BATCHES = 3.0, 200  # of reading alone
 
 
@@ -104,7 +105,7 @@ class Rank:
     ) -> None:
         """Views that lie there, a loader that sleeps: the demand that --throttle is a share of."""
         wait_until_asleep(loader)
-        _take(synthetic, SETTLE, self._trainee.step)
+        _take(synthetic, RESUME, self._trainee.step)
         block = self._count(kind, synthetic, loader, number)
         if self._throttle:
             self._shards.images_per_second = self._throttle * self._rate(block)
@@ -118,8 +119,11 @@ class Rank:
         else:
             block = self._counter.count(kind, source, loader, range(schedule.cold_steps))
         self._blocks.append(block)
-        waits = f", waiting {block.waiting / sum(block.seconds):.1%}" if kind == FULL else ""
-        self._tell(f"{kind} {number + 1}: {self._rate(block):.1f} images/s a process{waits}")
+        if kind == FULL and (number + 1) % -(-schedule.blocks // _LINES) == 0:
+            self._tell(
+                f"block {number + 1} of {schedule.blocks}: {self._rate(block):.1f} images/s a "
+                f"process, waiting {block.waiting / sum(block.seconds):.1%}"
+            )
         return block
 
     def _reading_alone(self) -> dict[str, float]:

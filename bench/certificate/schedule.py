@@ -1,7 +1,7 @@
 """Which steps the certificate takes, and what each is for.
 
     warm-up | block block ... | block
-    block: SYNTHETIC: settle, count     loader asleep behind a full queue
+    block: SYNTHETIC: resume, count     loader asleep behind a full queue
            FULL:      drain, settle, count
 
 A FULL block begins with empty queues: batches that were made while SYNTHETIC ran would feed it for
@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BLOCK = 50  # counted steps; drift of the machine over two blocks hits FULL and SYNTHETIC alike
+# Counted steps of a block: what drifts more slowly than two of them hits FULL and SYNTHETIC alike.
+# On a CPU that others share, steps of 0.2 s differ by a tenth from one ten seconds to the next.
+BLOCK = {"cuda": 50, "cpu": 10}
 WARMUP = 12  # steps: compilation, allocator, autotuning
 SETTLE = 8  # steps: three stages and a queue of two fill in four if the loader is 1.5 x the demand
+RESUME = 2  # steps of SYNTHETIC: the loader sleeps already, only caches are cold
 COLD = 100  # counted steps of the first pass with a cold page cache
 _HELD = 12  # batches inside the stages: 3 that are read, 3 that are decoded, and those in hand
 
@@ -49,7 +52,7 @@ class Schedule:
 
 
 def make_schedule(
-    *, steps: int, steps_per_epoch: int, checkpoint_every: int, prefetch: int
+    *, steps: int, steps_per_epoch: int, checkpoint_every: int, prefetch: int, device_type: str
 ) -> Schedule:
     """Lay out at least `steps` counted steps of FULL, at least two blocks of them.
 
@@ -57,7 +60,7 @@ def make_schedule(
     is crossed however long epochs are; and a checkpoint is written as often as the training does,
     but at least once.
     """
-    block = min(BLOCK, -(-steps // 2))
+    block = min(BLOCK[device_type], -(-steps // 2))
     blocks = -(-steps // block)
     drain = prefetch + _HELD
     period = drain + SETTLE + block

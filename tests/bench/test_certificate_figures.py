@@ -6,10 +6,11 @@ from bench.certificate.figures import (
     block_ratios,
     busy_shares,
     rate,
+    ratio_error,
     reading_over_demand,
     stall_share,
-    synthetic_spread,
     tail,
+    tail_excess,
 )
 from bench.certificate.report import report
 from bench.certificate.schedule import make_schedule
@@ -47,7 +48,9 @@ def rank(number=0, *, full=0.1, **of_full):
 
 
 def schedule_of(steps):
-    return make_schedule(steps=steps, steps_per_epoch=3, checkpoint_every=9, prefetch=2)
+    return make_schedule(
+        steps=steps, steps_per_epoch=3, checkpoint_every=9, prefetch=2, device_type="cpu"
+    )
 
 
 def test_rates_are_images_over_the_time_of_counted_steps():
@@ -58,11 +61,31 @@ def test_rates_are_images_over_the_time_of_counted_steps():
     assert reading_over_demand(one) == pytest.approx(10)
 
 
-def test_drift_of_the_machine_shows_in_synthetic_alone():
+def test_drift_of_the_machine_cancels_and_what_is_left_is_the_error():
     drifting = rank()
-    drifting["blocks"][4] = block("SYNTHETIC", [0.12] * 4)
-    assert synthetic_spread(drifting) == pytest.approx(0.2)
+    for number, scale in ((0, 1.0), (1, 1.1), (2, 1.2), (3, 1.3), (4, 1.4)):
+        drifting["blocks"][number]["seconds"] = [0.1 * scale] * 4
+    assert block_ratios(drifting) == pytest.approx([1.0, 1.0])
+    assert ratio_error(drifting) == pytest.approx(0, abs=1e-12)
+    drifting["blocks"][4]["seconds"] = [0.166] * 4
     assert block_ratios(drifting) == pytest.approx([1.0, 1.1])
+    assert ratio_error(drifting) == pytest.approx(0.05)
+
+
+def test_a_longer_tail_is_told_from_noise_by_its_blocks():
+    def noisy(every, times):
+        made = {"images_per_step": 8, "blocks": []}
+        for number in range(30):
+            seconds = [0.1 + 0.01 * ((number + step) % 7) for step in range(10)]
+            slow = [*seconds[:-1], seconds[-1] * (times if number % every == 0 else 1)]
+            made["blocks"] += [block("SYNTHETIC", seconds), block("FULL", slow)]
+        return made
+
+    ratio, least = tail_excess(noisy(every=1, times=3))
+    assert least == pytest.approx(ratio, rel=0.1)
+    assert least > 2
+    ratio, least = tail_excess(noisy(every=15, times=3))  # two steps of 300: noise may do that
+    assert least == pytest.approx(1, abs=0.05)
 
 
 def test_the_stall_share_is_the_larger_of_the_two_clocks():

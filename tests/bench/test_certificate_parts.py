@@ -19,11 +19,16 @@ from tests.support import textured_image
 from training.launch import World
 
 
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
 @pytest.mark.parametrize("steps", [4, 40, 60, 500, 501])
 @pytest.mark.parametrize("steps_per_epoch", [1, 3, 62, 313, 5005])
-def test_counted_steps_cross_an_epochs_end_and_a_checkpoint(steps, steps_per_epoch):
+def test_counted_steps_cross_an_epochs_end_and_a_checkpoint(steps, steps_per_epoch, device_type):
     schedule = make_schedule(
-        steps=steps, steps_per_epoch=steps_per_epoch, checkpoint_every=1000, prefetch=2
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        checkpoint_every=1000,
+        prefetch=2,
+        device_type=device_type,
     )
     assert steps <= schedule.counted < steps + schedule.block
     assert schedule.blocks >= 2
@@ -42,7 +47,9 @@ def test_counted_steps_cross_an_epochs_end_and_a_checkpoint(steps, steps_per_epo
 
 
 def test_checkpoints_come_as_often_as_in_the_training():
-    schedule = make_schedule(steps=500, steps_per_epoch=62, checkpoint_every=100, prefetch=2)
+    schedule = make_schedule(
+        steps=500, steps_per_epoch=62, checkpoint_every=100, prefetch=2, device_type="cuda"
+    )
     assert schedule.saves == {99, 199, 299, 399, 499}
     assert schedule.blocks == 10
 
