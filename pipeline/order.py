@@ -41,7 +41,7 @@ class OrderConfig:
     """
 
     window_gigabytes: float = 0.0  # 1e9 stored bytes, mixed at a time; 0: shuffle all of them
-    block_megabytes: float = 8.0  # 1e6 bytes, read in one piece; nothing without a window
+    block_megabytes: float = 2.0  # 1e6 bytes, read in one piece; nothing without a window
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.window_gigabytes) and self.window_gigabytes >= 0):

@@ -130,6 +130,21 @@ def test_the_disk_has_the_same_to_do_at_every_step_across_epochs(window):
         assert abs(sum(full[start : start + 10]) - 10 * 2000) <= 3000
 
 
+@pytest.mark.parametrize("window", [40_000, 100_000, 150_000])
+@pytest.mark.parametrize("ahead", [2, 8])
+def test_a_cache_of_the_window_and_the_steps_ahead_loses_nothing_before_it_is_read(window, ahead):
+    """A cache that forgets what it was given first, as a page cache does with what is read once."""
+    sampler = sampler_of([100] * 2000, 20, window=window, block=1000)
+    steps = range(3 * sampler.steps_per_epoch)
+    given, held = 0, {}
+    for step in steps:
+        for sample_id in upcoming(sampler, step, steps=steps, ahead=ahead).tolist():
+            held.setdefault(sample_id, []).append(given)
+            given += 100
+        ages = [given - held[sample_id].pop(0) for sample_id in sampler.batch(step)[1].tolist()]
+        assert max(ages) <= window + (ahead + 4) * 2000
+
+
 def test_after_a_resume_open_blocks_are_not_read_again():
     """Only their samples that are still to come are named; a whole window would be 100 blocks."""
     sampler = sampler_of([100] * 4000, 20, window=100_000, block=1000)
