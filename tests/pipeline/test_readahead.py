@@ -20,6 +20,8 @@ def readers(draw):
     """A sampler in either order, the steps that are read, and how far ahead."""
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     sizes = rng.integers(50, 150, draw(st.integers(60, 300)))
+    if draw(st.booleans()):  # small and large samples in stretches: as many bytes are fewer samples
+        sizes[np.arange(len(sizes)) // 20 % 2 == 0] = 10
     window = draw(st.sampled_from([0, 3000, 5000]))
     batch = draw(st.sampled_from([4, 8, 12]))
     sampler = sampler_of(sizes, batch, window=window, block=draw(st.sampled_from([150, 600, 1200])))
