@@ -73,8 +73,9 @@ class Blocks:
 
     def ids(self, block: int) -> Ids:
         """The samples of a block, ascending."""
-        ends = np.append(self.first_ids[1:], len(self.block_of))
-        return np.arange(self.first_ids[block], ends[block])
+        is_last = block + 1 == len(self.first_ids)
+        end = len(self.block_of) if is_last else self.first_ids[block + 1]
+        return np.arange(self.first_ids[block], end)
 
 
 def cut_blocks(stored_bytes: Ids, block_bytes: int) -> Blocks:
