@@ -91,7 +91,8 @@ def _verdict(
         )
     return "step", (
         f"step is the bottleneck: {spare}, but beside the model the training runs at {full:.1%} of "
-        f"its speed on resident views; loader and model share the {shared}."
+        f"its speed on resident views; loader and model share the {shared} (taking turns on them "
+        f"would give {1 / (1 + demand / loader):.1%})."
     )
 
 

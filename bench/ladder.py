@@ -211,11 +211,12 @@ def _described(request: LadderRequest, task: Task) -> str:
     recipe, shards = task.config.recipe, open_shards(task.data)
     source = "generated pictures" if request.data is None else task.data.name
     masks = shards.manifest.masks.num_masks
+    plural = "s" * (task.threads > 1)
     shards.close()
     return (
         f"{task.config.name}, {recipe.num_large}x{recipe.large_size} + "
         f"{recipe.num_small}x{recipe.small_size} views, batch {task.batch_size}, "
-        f"{task.threads} threads, {task.device.type}; {len(shards)} samples of {source} "
+        f"{task.threads} thread{plural}, {task.device.type}; {len(shards)} samples of {source} "
         f"({shards.manifest.format}, {masks} masks), warm page cache; {request.rounds} rounds, "
         "interleaved"
     )

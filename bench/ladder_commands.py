@@ -178,7 +178,7 @@ def _plotted(
     if plot is None:
         return
     try:
-        plot_rates(result, plot, title=f"{result['rung']}: {result['work']}", line=line)
+        plot_rates(result, plot, line=line)
         click.echo(f"plot: {plot}", err=True)
     except (ValueError, OSError) as error:
         click.echo(f"no plot: {error}", err=True)

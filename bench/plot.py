@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 OURS, PEER, MODEL, STEP = "#3568a8", "#b8bec7", "#7a5195", "#e08214"
 _COLOURS = {"model": MODEL, "step": STEP}
 _FAR_APART = 8.0  # largest rate over smallest
+_LETTERS = 110  # of a line above the plot
 
 
 def plot_rates(
-    result: Mapping[str, Any], path: Path, *, title: str, line: tuple[str, float] | None = None
+    result: Mapping[str, Any], path: Path, *, line: tuple[str, float] | None = None
 ) -> None:
-    """Write a plot of a result's rows.
+    """Write a plot of a result's rows, with its rung and work above.
 
     Args:
         line: name and rate (images/s) of a vertical line, such as the demand.
@@ -28,13 +30,17 @@ def plot_rates(
     rows = [row for row in result["rows"] if "images_per_second" in row]
     if not rows:
         raise ValueError("no row has figures: there is nothing to plot")
-    figure, axes = plt.subplots(figsize=(9, 1.5 + 0.42 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 2.0 + 0.42 * len(rows)), layout="constrained")
     try:
         _bars(axes, rows)
         _scale(axes, rows)
         if line is not None:
-            _line(axes, *line)
-        axes.set_title(title, loc="left", fontsize=11)
+            name, rate = line
+            axes.axvline(rate, color=MODEL, linestyle="--", label=f"{name}: {rate:,.1f} images/s")
+            axes.legend(loc="lower right", frameon=True, fontsize=9)
+        about = textwrap.fill(result["work"], _LETTERS)
+        figure.suptitle(result["rung"], x=0.01, ha="left", fontsize=12, fontweight="bold")
+        axes.set_title(about, loc="left", fontsize=9, color="#444444")
         figure.savefig(path, dpi=150)
     finally:
         plt.close(figure)
@@ -81,6 +87,7 @@ def _scale(axes: Any, rows: list[Mapping[str, Any]]) -> None:
     low, high = min(rate["p20"] for rate in rates), max(rate["p80"] for rate in rates)
     if high > _FAR_APART * low:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:,g}")
         axes.set_xlim(low / 3, high * (high / low) ** 0.18)
     else:
         axes.set_xlim(0, high * 1.18)
@@ -88,19 +95,6 @@ def _scale(axes: Any, rows: list[Mapping[str, Any]]) -> None:
     axes.grid(axis="x", which="major", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _line(axes: Any, name: str, rate: float) -> None:
-    axes.axvline(rate, color=MODEL, linestyle="--", linewidth=1.2)
-    axes.annotate(
-        name,
-        (rate, 1.0),
-        (4, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        color=MODEL,
-        fontsize=9,
-    )
 
 
 def _colour(row: Mapping[str, Any]) -> str:
