@@ -8,9 +8,10 @@ import torch
 
 from pipeline.augment import make_executor
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD
-from pipeline.augment.reference import salience_limit
+from pipeline.augment.reference import ReferenceViews, salience_limit
 from pipeline.saliency.codec import mask_at_pixels
 from tests.pipeline.augment.test_executors_agree import (
+    BLURRED,
     BUSY,
     ODD_SIZES,
     ONE_LARGE,
