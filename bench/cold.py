@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.augment import ratios_of
 from bench.certificate.page_cache import drop
 from bench.harness import Built, Candidate, Measured, Unavailable, anywhere, measure
-from bench.rows import named, row
+from bench.rows import named, ratios_of, row
 from pipeline.readahead import upcoming
 from pipeline.sampler import Sampler
 from pipeline.shards import FileShards, ReadMemory
