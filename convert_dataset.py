@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.shards import FORMATS, Manifest, open_shards
+from pipeline.shards.files import find_damaged
 from pipeline.shards.index import Sample
 from pipeline.shards.manifest import Note
-from pipeline.shards.mapped import find_damaged
 from pipeline.shards.writer import FolderWriter, Provenance, check_free, new_folder, partial_of
 from pipeline.sources import Record, Source, list_records
 from pipeline.sources.masks import attach_masks

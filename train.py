@@ -23,11 +23,14 @@ from model.loss import LossTerms
 from model.relicv2 import ReLICv2
 from model.step import backward
 from pipeline.batch import MultiCropBatch
-from pipeline.loader import training_views
-from pipeline.loader.decode import TooManyBadSamples, bad_lines
+from pipeline.loader import MultiCropLoader, training_views
+from pipeline.loader.decode import TooManyBadSamples
+from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings, to_dict
+from training.decoding import settle_decoding
+from training.feed import agreed_batches
 from training.launch import (
     StopRequest,
     World,
@@ -55,6 +58,9 @@ from training.runlog import RunLog, SilentLog, last_values, write_description
     help=f"{', '.join(PRESETS)}, or a .toml file.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change a setting.")
+@click.option(
+    "--max-bad", type=click.IntRange(min=0), help="Undecodable pictures that are tolerated. [10]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def main(
     data: Path,
@@ -63,9 +69,12 @@ def main(
     processes: int,
     preset: str,
     settings: tuple[str, ...],
+    max_bad: int | None,
     as_json: bool,
 ) -> None:
     """Pretrain a ResNet without labels by ReLICv2."""
+    if max_bad is not None:
+        settings = (*settings, f"loader.max_bad={max_bad}")
     try:
         config = apply_settings(load_preset(preset), settings)
         device_type, size = plan_world(gpus=gpus, processes=processes)
@@ -93,7 +102,7 @@ def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
         return train(world, config, data, out)
-    except (Diverged, TooManyBadSamples) as error:
+    except (Diverged, TooManyBadSamples, Stalled) as error:
         click.echo(f"Error: {error}", err=True)
         return 1
     except (ValueError, OSError) as error:
@@ -107,54 +116,74 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
     plan.check_world(config, world.size)
+    config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
     stop = StopRequest(world)
-    loader = training_views(
+    loader = open_views(shards, config, plan, world, start_step=step)
+    with ExitStack() as stack:
+        stack.enter_context(loader)
+        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
+        stack.callback(log.close)
+        monitor = KnnMonitor(shards, config, world)
+        meter = Meter(loader, world, stop.fail)
+        saved = step
+        for batch in agreed_batches(loader, stop):
+            terms = train_step(model, optimizer, batch, config, plan, step, world)
+            step += 1
+            last = step == plan.end_step
+            saving = step % config.checkpoint_every == 0 or last
+            if step % config.log_every == 0 or saving:
+                # A loss is seen before its weights are kept.
+                log.write(step, **meter.read(terms, config, plan, step))
+                log.keep_bad_samples(meter.bad_samples)
+            log.advance(step)
+            if saving:
+                save(out, step, model, optimizer, config, world)
+                saved = step
+            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
+                log.write(step, **monitor.measure(model.online.encoder))
+                meter.restart()  # the measurement is no part of the training's speed
+        if stop.verdict:
+            if step > saved:
+                log.write(step, **meter.read(terms, config, plan, step))
+                log.keep_bad_samples(meter.bad_samples)
+                save(out, step, model, optimizer, config, world)
+            kept = f"step {step} is saved, run again to go on" if step else "no step was done yet"
+            log.say(f"stopped {stop.reason()}; {kept}")
+            barrier()
+            if stop.error:
+                raise stop.error
+        elif world.is_main:
+            checkpoint.export_encoder(out / "encoder.pt", model)
+        barrier()
+    return stop.verdict
+
+
+def open_views(
+    shards: Shards,
+    config: TrainConfig,
+    plan: Plan,
+    world: World,
+    *,
+    start_step: int,
+    end_step: int | None = None,
+) -> MultiCropLoader:
+    """Stream this process's views from `start_step` on, to the end of the plan by default."""
+    return training_views(
         shards,
         recipe=config.recipe,
         sampler=plan.sampler,
         seed=config.seed,
         config=config.loader,
-        start_step=step,
-        end_step=plan.end_step,
+        start_step=start_step,
+        end_step=plan.end_step if end_step is None else end_step,
         rank=world.rank,
         world_size=world.size,
         local_size=world.local_size,
         device=world.device,
         dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
     )
-    with ExitStack() as stack:
-        stack.enter_context(loader)
-        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
-        stack.callback(log.close)
-        monitor = KnnMonitor(shards, config, world)
-        meter = Meter(loader, world)
-        for batch in loader:
-            terms = train_step(model, optimizer, batch, config, plan, step, world)
-            step += 1
-            last = step == plan.end_step
-            signal = stop.agreed(step)
-            saving = step % config.checkpoint_every == 0 or last or bool(signal)
-            if step % config.log_every == 0 or saving:
-                # A loss is seen before its weights are kept.
-                log.write(step, **meter.read(terms, config, plan, step))
-            log.advance(step)
-            if saving:
-                save(out, step, model, optimizer, config, world)
-            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
-                log.write(step, **monitor.measure(model.online.encoder))
-                meter.restart()  # the measurement is no part of the training's speed
-            if signal:
-                log.say(f"stopped by signal {signal}; step {step} is saved, run again to go on")
-                barrier()
-                return 128 + signal
-        if world.is_main:
-            checkpoint.export_encoder(out / "encoder.pt", model)
-        for line in bad_lines(meter.bad_samples):
-            log.say(f"replaced: {line}")
-        barrier()
-    return 0
 
 
 def train_step(
@@ -167,7 +196,6 @@ def train_step(
     world: World,
 ) -> LossTerms:
     """One update: gradients view by view, optimizer, target. Returns device scalars."""
-    batch = _to_device(batch, world.device)
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate(config, step)
     optimizer.zero_grad(set_to_none=True)
@@ -266,19 +294,6 @@ def open_log(
         f"views by {config.loader.executor}" + (f"; going on after step {step}" if step else "")
     )
     return log
-
-
-def _to_device(batch: MultiCropBatch, device: torch.device) -> MultiCropBatch:
-    if device.type == "cpu":
-        return batch
-    if batch.large.is_cuda:  # made on another stream: not to be reused before this one is done
-        batch.large.record_stream(torch.cuda.current_stream())
-        batch.small.record_stream(torch.cuda.current_stream())
-        return batch
-    large, small = (
-        views.pin_memory().to(device, non_blocking=True) for views in (batch.large, batch.small)
-    )
-    return replace(batch, large=large, small=small)
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:

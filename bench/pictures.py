@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import MASK_GRID, Bytes, DecodedBatch, Floats
 from pipeline.loader import make_decoder
-from pipeline.loader.decode import BadSamples, decode_batch
+from pipeline.loader.decode import BadSamples, decode_batch, read_batch
 from pipeline.loader.ring import Slot
 from pipeline.saliency.codec import coverage
 from pipeline.shards import open_shards
@@ -83,8 +83,8 @@ def from_shards(path: Path, count: int) -> Pictures:
             raise ValueError(f"{path} holds {len(shards)} samples; ask for no more --images")
         decoder = make_decoder("auto", shards, threads=1)
         bad = BadSamples(shards, budget=0)
-        ids = np.arange(count)
-        decoded = decode_batch(shards, decoder, Slot(), bad, sample_ids=ids, epoch=0)
+        encoded = read_batch(shards, bad, sample_ids=np.arange(count))
+        decoded = decode_batch(shards, decoder, Slot(), bad, encoded=encoded, epoch=0)
         decoder.close()
     finally:
         shards.close()

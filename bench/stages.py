@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,13 +17,11 @@ from pipeline.augment import Executor, make_executor
 from pipeline.augment.params import sample_view_params
 from pipeline.batch import DecodedBatch, EncodedBatch, Ids, MultiCropBatch
 from pipeline.loader import make_decoder
-from pipeline.loader.decode import BadSamples, decode_batch
+from pipeline.loader.decode import BadSamples, decode_batch, read_batch
 from pipeline.loader.ring import Slot
 from pipeline.sampler import Sampler
-from pipeline.shards import open_shards
+from pipeline.shards import ReadMemory, open_shards
 from training.config import TrainConfig
-
-_PAGE = 4096  # bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +56,8 @@ class Stages:
         loader = task.config.loader
         self._decoder = make_decoder(loader.decoder, self.shards, threads=task.threads)
         self._bad = BadSamples(self.shards, budget=loader.max_bad)
-        self._slot = Slot()
+        self._slot = Slot(pinned=task.device.type == "cuda")
+        self._memory = ReadMemory()
         self._executor: Executor | None = None
         self._step = 0
 
@@ -69,21 +67,23 @@ class Stages:
         return type(self._decoder).__name__
 
     def read(self) -> EncodedBatch:
-        """The bytes of the next batch, in memory: one byte of each page is looked at."""
-        _, ids = self._next_ids()
-        encoded = self.shards.read(ids)
-        for jpeg in encoded.jpegs:  # a memory map has read nothing until somebody looks
-            np.frombuffer(jpeg, np.uint8)[::_PAGE].sum()
-        return encoded
+        """The bytes of the next batch."""
+        return self.read_ids(self.next_ids()[1])
+
+    def read_ids(self, ids: Ids) -> EncodedBatch:
+        return read_batch(self.shards, self._bad, sample_ids=ids, memory=self._memory)
 
     def decode(self) -> DecodedBatch:
         """The next batch read, and decoded into the slot."""
-        epoch, ids = self._next_ids()
+        epoch, ids = self.next_ids()
         return self.decode_ids(ids, epoch)
 
     def decode_ids(self, ids: Ids, epoch: int = 0) -> DecodedBatch:
+        return self.decode_read(self.read_ids(ids), epoch)
+
+    def decode_read(self, encoded: EncodedBatch, epoch: int = 0) -> DecodedBatch:
         return decode_batch(
-            self.shards, self._decoder, self._slot, self._bad, sample_ids=ids, epoch=epoch
+            self.shards, self._decoder, self._slot, self._bad, encoded=encoded, epoch=epoch
         )
 
     def upload(self) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,9 @@ class Stages:
 
     def augment(self) -> MultiCropBatch:
         """The next batch decoded, its params drawn, and its views made."""
-        decoded = self.decode()
+        return self.views_of(self.decode())
+
+    def views_of(self, decoded: DecodedBatch) -> MultiCropBatch:
         ids, shards, config = decoded.sample_ids, self.shards, self._task.config
         params = sample_view_params(
             config.recipe,
@@ -130,7 +132,8 @@ class Stages:
             self._executor.close()
         self.shards.close()
 
-    def _next_ids(self) -> tuple[int, Ids]:
+    def next_ids(self) -> tuple[int, Ids]:
+        """Epoch and sample ids of the next batch."""
         self._step += 1
         return self._sampler.batch(self._step - 1)
 

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import training_views
-from pipeline.sampler import Sampler
+from pipeline.sampler import Sampler, make_sampler
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig
 
@@ -86,10 +86,11 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
 
 
 def _sampler(request: TraceRequest, shards: Shards) -> Sampler:
-    return Sampler(
-        num_samples=len(shards),
+    return make_sampler(
+        shards.stored_bytes,
         global_batch_size=request.config.global_batch_size,
         seed=request.config.seed,
+        order=request.config.order,
     )
 
 

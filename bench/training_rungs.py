@@ -28,8 +28,8 @@ from training.launch import World
 from training.plan import Plan
 
 ENDLESS = 1_000_000_000  # steps
-# Batches between reading and the queue's end: slots of the ring, and those in the stages' hands.
-_IN_STAGES = 5
+# Batches between the disk and the queue of views: 3 read, 3 decoded, one made.
+_IN_STAGES = 7
 
 
 def open_loader(task: Task, shards: Shards) -> MultiCropLoader:

@@ -117,7 +117,11 @@ def run_sections(run: Path, *, results: Sequence[EvaluationResult] | None = None
     if results:
         sections.append(evaluation_section(results))
     if metrics:
-        sections += [curves_section(metrics, left_out=left_out), throughput_section(metrics)]
+        bad = _read_bad_samples(run / "bad_samples.json")
+        sections += [
+            curves_section(metrics, left_out=left_out),
+            throughput_section(metrics, bad=bad),
+        ]
     return sections
 
 
@@ -149,6 +153,15 @@ def _entry(line: str) -> dict[str, Any] | None:
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
     return entry if type(step) is int and 0 <= step < 2**53 else None
+
+
+def _read_bad_samples(path: Path) -> dict[str, str]:
+    """Return the samples that the run replaced; a list that cannot be read costs no report."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def _description(run: Path) -> dict[str, Any] | None:

@@ -75,8 +75,9 @@ _THROUGHPUT = (
     ),
     _Plot(
         title="Loader threads at work",
-        unit="s a log line",
-        keys={"decode_seconds": "decoding", "augment_seconds": "augmenting"},
+        unit="% of the time",
+        keys={"read_busy": "reading", "decode_busy": "decoding", "augment_busy": "augmenting"},
+        factor=100,
     ),
     _Plot(
         title="Views ready ahead",
@@ -91,7 +92,10 @@ _THROUGHPUT = (
         unless_zero=True,
     ),
 )
-_NOT_DRAWN = {"step", "epoch"}  # the x axis, twice
+# the x axis, twice; what the times at work say already; a number that is no quantity
+_NOT_DRAWN = {"step", "epoch", "slowest_rank"} | {
+    f"{stage}_waiting" for stage in ("read", "decode", "augment")
+}
 
 
 def summary_section(
@@ -145,14 +149,26 @@ def curves_section(metrics: Metrics, *, left_out: int = 0) -> Section:
     )
 
 
-def throughput_section(metrics: Metrics) -> Section:
-    """Draw speed and waiting time, and say their typical values."""
+def throughput_section(metrics: Metrics, *, bad: Mapping[str, str] | None = None) -> Section:
+    """Draw speed and waiting time, say their typical values, and list the samples replaced.
+
+    Args:
+        bad: name and fault of each sample that could not be decoded, by its id.
+    """
     told = [f"{tile.name}: {tile.value} {tile.aside}".rstrip() for tile in speed_tiles(metrics)]
     return Section(
         key="throughput",
         title="Throughput",
         lead="; ".join(told) + "." if told else "",
-        body=_charts(metrics, _THROUGHPUT),
+        body=_charts(metrics, _THROUGHPUT) + _bad_samples_html(bad or {}),
+    )
+
+
+def _bad_samples_html(bad: Mapping[str, str]) -> str:
+    if not bad:
+        return ""
+    return f"<h3>Samples replaced, {len(bad):,}</h3>" + _facts_html(
+        {f"sample {number}": text for number, text in bad.items()}
     )
 
 

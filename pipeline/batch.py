@@ -8,9 +8,11 @@ view, h/w sides of a small view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,14 +27,18 @@ MASK_GRID = 128  # M: every stored mask is a grid of 128 x 128 levels over the w
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedBatch:
-    """Samples as stored: the bytes of a JPEG and of a mask each."""
+    """Samples as stored: the bytes of a JPEG and of a mask each.
 
-    jpegs: tuple[memoryview, ...]  # [B] views into a memory map, valid while the shards are open
+    Bytes lie in the memory that was given to `Shards.read`, until it is given again.
+    """
+
+    jpegs: tuple[memoryview, ...]  # [B]
     masks: tuple[memoryview, ...]  # [B] mask codec bytes; length 0: this sample has no mask
     heights: Ints  # [B] pixels
     widths: Ints  # [B] pixels
     labels: Ints  # [B]; -1: unlabelled
     sample_ids: Ids  # [B]
+    faults: Mapping[int, str] = field(default_factory=dict)  # row -> why its bytes are no good
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +70,11 @@ class DecodedBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MultiCropBatch:
-    """Augmented, normalised views of one local batch, finished when it is handed over.
+    """Augmented, normalised views of one local batch.
 
     float32 on the CPU; from an executor that works on a GPU, there, in the type that was asked for,
-    and in channels_last memory.
+    and in channels_last memory. `ready`: from an executor, views are finished when this event has
+    passed; the loader makes the consumer's stream wait for it, so there it is None.
     """
 
     large: Tensor  # [L, B, 3, H, W]
@@ -75,3 +82,4 @@ class MultiCropBatch:
     labels: Tensor  # int64 [B]
     sample_ids: Ids  # [B]
     epoch: int
+    ready: torch.cuda.Event | None = None

@@ -36,6 +36,7 @@ class Stream(IntEnum):
     NEGATIVES = 2
     EVALUATION = 3
     HELD_OUT = 4
+    BLOCKS = 5
 
 
 def philox(counter: Sequence[Words], key: tuple[int, int]) -> tuple[Words, ...]:

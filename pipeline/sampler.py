@@ -1,8 +1,8 @@
 """Which samples make up each global batch, and which of them are whose negatives.
 
-Order is a function of (seed, epoch), not a state: every sample draws a 64-bit ticket and an epoch's
-order is the tickets sorted. A rank takes ids[rank::world_size] of a global batch, so any world size
-that divides the batch sees the same global batches.
+Order is a function of (seed, epoch), not a state (pipeline/order.py). A rank takes
+ids[rank::world_size] of a global batch, so any world size that divides the batch sees the same
+global batches.
 
 Shapes: N samples, G global batch, B anchors, V online views, L target views, n negatives.
 """
@@ -10,13 +10,13 @@ Shapes: N samples, G global batch, B anchors, V online views, L target views, n 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batch import Ids
-from pipeline.rng import Stream, random_words, uniform
+from pipeline.order import OrderConfig, Window, epoch_order, make_window, windowed_epoch
+from pipeline.rng import Stream, uniform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,12 +27,13 @@ class Sampler:
     in the next.
 
     Raises:
-        ValueError: fewer samples than one global batch holds.
+        ValueError: fewer samples than one global batch holds, or a window too small for two.
     """
 
     num_samples: int
     global_batch_size: int
     seed: int
+    window: Window | None = None  # None: each epoch is shuffled as a whole
 
     def __post_init__(self) -> None:
         if self.global_batch_size < 1:
@@ -42,6 +43,8 @@ class Sampler:
                 f"{self.num_samples} samples do not fill one global batch of "
                 f"{self.global_batch_size}; choose a smaller global_batch_size"
             )
+        if self.window is not None:
+            _check_window(self.window, self.num_samples, self.global_batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -50,26 +53,42 @@ class Sampler:
     def batch(self, step: int) -> tuple[int, Ids]:
         """Return (epoch, sample ids [G]) of a step, 0-based."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = epoch_order(num_samples=self.num_samples, seed=self.seed, epoch=epoch)
         start = position * self.global_batch_size
-        return epoch, order[start : start + self.global_batch_size]
+        return epoch, self._order(epoch)[start : start + self.global_batch_size]
+
+    def _order(self, epoch: int) -> Ids:
+        if self.window is None:
+            return epoch_order(num_samples=self.num_samples, seed=self.seed, epoch=epoch)
+        return windowed_epoch(self.window, seed=self.seed, epoch=epoch).order
 
 
-@lru_cache(maxsize=2)  # this epoch and the next: 10 MB each for ImageNet, 0.4 s to make
-def epoch_order(*, num_samples: int, seed: int, epoch: int) -> Ids:
-    """Return the order of an epoch, a read-only permutation [N]."""
-    words = random_words(
+def make_sampler(
+    stored_bytes: Ids, *, global_batch_size: int, seed: int, order: OrderConfig
+) -> Sampler:
+    """The sampler of samples of these stored sizes [N], in the order that is asked for.
+
+    Raises:
+        ValueError: too few samples for a batch, a window too small for two batches or blocks.
+    """
+    return Sampler(
+        num_samples=len(stored_bytes),
+        global_batch_size=global_batch_size,
         seed=seed,
-        stream=Stream.ORDER,
-        epoch=epoch,
-        sample_ids=np.arange(num_samples),
-        num_views=1,
-        num_draws=2,
-    )[:, 0].astype(np.uint64)
-    tickets = (words[:, 0] << np.uint64(32)) | words[:, 1]
-    order = np.argsort(tickets, kind="stable").astype(np.int64)  # stable: ties by sample id
-    order.setflags(write=False)
-    return order
+        window=make_window(stored_bytes, order),
+    )
+
+
+def _check_window(window: Window, num_samples: int, global_batch_size: int) -> None:
+    """Raise ValueError for a window of other samples, or one that does not mix two batches."""
+    if window.num_samples != num_samples:
+        raise ValueError(f"a window over {window.num_samples} samples for {num_samples} samples")
+    held = int(window.num_bytes / window.total_bytes * num_samples)
+    if held < 2 * global_batch_size:
+        raise ValueError(
+            f"order.window_gigabytes={window.num_bytes / 1e9:g} holds about {held} samples, less "
+            f"than two global batches of {global_batch_size}; raise it, or set 0 to shuffle all "
+            "samples"
+        )
 
 
 def sample_negatives(

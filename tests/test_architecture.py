@@ -38,8 +38,15 @@ MAY_IMPORT = {
 
 # inside pipeline, bottom to top: a module imports its own layer and those below
 PIPELINE_LAYERS = [
-    ["pipeline.batch", "pipeline.rng", "pipeline.stats"],
-    ["pipeline.sampler", "pipeline.shards", "pipeline.saliency", "pipeline.augment.recipe"],
+    ["pipeline.batch", "pipeline.rng", "pipeline.stats", "pipeline.threads"],
+    [
+        "pipeline.order",
+        "pipeline.readahead",
+        "pipeline.sampler",
+        "pipeline.shards",
+        "pipeline.saliency",
+        "pipeline.augment.recipe",
+    ],
     ["pipeline.sources", "pipeline.augment.params"],
     ["pipeline.augment"],
     ["pipeline.loader"],

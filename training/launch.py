@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
+from training.affinity import keep_to_own_cores
 from training.allocator import keep_freed_memory
 
 # A rank that evaluates or writes lets the others wait; longer than this, and something is dead.
@@ -127,15 +128,25 @@ def run_processes(
 
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ERROR = 1000  # a wish above all signals
 
 
 class StopRequest:
-    """Notices SIGTERM and SIGINT; the run asks `agreed` between steps, all ranks alike."""
+    """What ends a run early: SIGTERM, SIGINT, or an error. Ranks ask `agreed` before each step.
+
+    Over NCCL the question would make the host wait for the GPU; so there it goes through a group of
+    the hosts' own (gloo), while the GPU is busy with the step before.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._interrupted = False
-        self.signal = 0
+        self._signal = 0
+        self.error: Exception | None = None  # of this rank
+        self.verdict = 0  # of all ranks; not 0: the run ends here, and this is its exit status
+        self._hosts: Any = None
+        if world.size > 1 and world.device.type == "cuda":
+            self._hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
                 signal.signal(number, self._notice)
@@ -146,20 +157,31 @@ class StopRequest:
         if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
-        self.signal = self.signal or number
+        self._signal = self._signal or number
 
-    def agreed(self, step: int) -> int:
-        """Return the signal that any rank has got, the same on every rank; 0: none.
+    def fail(self, error: Exception) -> None:
+        """End the run because of an error of this rank; the first counts."""
+        self.error = self.error or error
 
-        Over NCCL the question costs a synchronisation, so it is asked every tenth step only.
+    def agreed(self) -> int:
+        """Return the verdict, the same on every rank: 0, or the exit status of the run.
+
+        An error, status 1, outweighs a signal, status 128 + its number.
         """
-        if self._world.size == 1:
-            return self.signal
-        if self._world.device.type == "cuda" and step % 10:
-            return 0
-        wish = torch.tensor(self.signal, device=self._world.device)
-        dist.all_reduce(wish, op=dist.ReduceOp.MAX)
-        return int(wish)
+        wish = _ERROR if self.error else self._signal
+        if self._world.size > 1:
+            wishes = torch.tensor(wish)
+            dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self._hosts)
+            wish = int(wishes)
+        if wish:
+            self.verdict = 1 if wish == _ERROR else 128 + wish
+        return self.verdict
+
+    def reason(self) -> str:
+        """Why, for the log."""
+        if self.verdict > 128:
+            return f"by signal {self.verdict - 128}"
+        return "by an error" + ("" if self.error else " of another process")
 
 
 def _spawned(
@@ -181,10 +203,8 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
     keep_freed_memory()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    else:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // world.local_size))
     if world.size == 1:
+        _settle(world, [os.sched_getaffinity(0)])
         return main(world, *arguments)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(
@@ -195,9 +215,28 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
         world_size=world.size,
     )
     try:
+        _settle(world, _cores_of_neighbours(world))
         return main(world, *arguments)
     finally:
         dist.destroy_process_group()
+
+
+def _settle(world: World, neighbours: list[set[int]]) -> None:
+    """Keep to this process's share of the machine's cores."""
+    cores = keep_to_own_cores(
+        neighbours, local_rank=world.local_rank, device_type=world.device.type
+    )
+    if world.device.type == "cpu":
+        torch.set_num_threads(len(cores))
+
+
+def _cores_of_neighbours(world: World) -> list[set[int]]:
+    """Cores that each process of this machine may use, by local rank."""
+    own = (socket.gethostname(), world.local_rank, os.sched_getaffinity(0))
+    every = [own] * world.size
+    dist.all_gather_object(every, own)
+    here = {rank: cores for host, rank, cores in every if host == own[0]}
+    return [here.get(rank, own[2]) for rank in range(world.local_size)]
 
 
 def _device(device_type: str, local_rank: int) -> torch.device:

@@ -1,12 +1,14 @@
 """The figures of a log line: losses from the device, rates from the clock and the loader.
 
-Called on every rank at the same steps: losses and bad samples are those of all ranks together.
+Called on every rank at the same steps: losses and bad samples are those of all ranks together, the
+loader's figures those of the rank that waits longest, for which all others wait too.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from model.loss import LossTerms
 from pipeline.loader import MultiCropLoader
 from pipeline.loader.decode import TooManyBadSamples, too_many
+from pipeline.stats import STAGES, LoaderStats, bottleneck
 from training.config import TrainConfig
 from training.launch import World
 from training.plan import Plan
@@ -25,11 +28,17 @@ class Diverged(RuntimeError):
 
 
 class Meter:
-    """Turns the loader's totals and the clock into the figures of a log line."""
+    """Turns the loader's totals and the clock into the figures of a log line.
 
-    def __init__(self, loader: MultiCropLoader, world: World) -> None:
+    `fail` is told, on every rank alike, when too many samples turn out bad.
+    """
+
+    def __init__(
+        self, loader: MultiCropLoader, world: World, fail: Callable[[Exception], object]
+    ) -> None:
         self._loader = loader
         self._world = world
+        self._fail = fail
         self.bad_samples: dict[int, str] = {}  # of all ranks, by sample id
         self.restart()
 
@@ -59,13 +68,36 @@ class Meter:
             "learning_rate": plan.learning_rate(config, step - 1),
             "target_decay": plan.target_decay(config, step - 1),
             "images_per_second": images / (now - then),
-            "wait_share": (stats.wait_seconds - before.wait_seconds) / (now - then),
-            "queue_occupancy": (stats.places_filled - before.places_filled)
-            / max(stats.places_asked - before.places_asked, 1),
-            "decode_seconds": stats.busy.get("decode", 0.0) - before.busy.get("decode", 0.0),
-            "augment_seconds": stats.busy.get("augment", 0.0) - before.busy.get("augment", 0.0),
+            **self._feeding(stats, before, now - then),
             "bad_samples": len(self.bad_samples),
         }
+
+    def _feeding(self, now: LoaderStats, before: LoaderStats, seconds: float) -> dict[str, Any]:
+        """Shares of the time since the last line, of the rank that waited longest for views."""
+        asked = max(now.places_asked - before.places_asked, 1)
+        own = {
+            "wait_share": (now.wait_seconds - before.wait_seconds) / seconds,
+            "queue_occupancy": (now.places_filled - before.places_filled) / asked,
+        }
+        for stage in STAGES:
+            own[f"{stage}_busy"] = (now.busy[stage] - before.busy[stage]) / seconds
+            own[f"{stage}_waiting"] = (now.waiting[stage] - before.waiting[stage]) / seconds
+        every = self._gathered(list(own.values()))
+        slowest = max(range(len(every)), key=lambda rank: every[rank][0])
+        figures: dict[str, Any] = dict(zip(own, every[slowest], strict=True))
+        figures["queue_occupancy"] = min(values[1] for values in every)
+        busy = {stage: figures[f"{stage}_busy"] for stage in STAGES}
+        figures["bottleneck"] = bottleneck(figures["wait_share"], busy)
+        return figures | ({"slowest_rank": slowest} if len(every) > 1 else {})
+
+    def _gathered(self, values: list[float]) -> list[list[float]]:
+        """The values of every rank."""
+        if self._world.size == 1:
+            return [values]
+        own = torch.tensor(values, dtype=torch.float64, device=self._world.device)
+        every = [torch.empty_like(own) for _ in range(self._world.size)]
+        dist.all_gather(every, own)
+        return [one.tolist() for one in every]
 
     def _averaged(self, terms: LossTerms) -> list[float]:
         values = torch.stack([terms.total, terms.contrastive, terms.invariance, terms.accuracy])
@@ -75,11 +107,7 @@ class Meter:
         return [float(value) for value in values.tolist()]
 
     def _collect_bad_samples(self, budget: int) -> None:
-        """Learn of the bad samples of all ranks.
-
-        Raises:
-            TooManyBadSamples: together they are more than the budget; on every rank alike.
-        """
+        """Learn of the bad samples of all ranks; too many end the run, on every rank alike."""
         own = self._loader.bad_by_id
         every = [own]
         if self._world.size > 1:
@@ -91,4 +119,4 @@ class Meter:
         for found in every:
             self.bad_samples |= found
         if len(self.bad_samples) > budget:
-            raise TooManyBadSamples(too_many(self.bad_samples, budget))
+            self._fail(TooManyBadSamples(too_many(self.bad_samples, budget)))

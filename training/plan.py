@@ -8,7 +8,7 @@ from pathlib import Path
 from model.loss import num_pairs
 from model.schedules import learning_rate, target_decay
 from pipeline.augment.params import check_local_batch
-from pipeline.sampler import Sampler, check_negatives
+from pipeline.sampler import Sampler, check_negatives, make_sampler
 from pipeline.shards import Shards
 from training.config import TrainConfig
 from training.runlog import check_same_run
@@ -36,10 +36,11 @@ class Plan:
                 f"below {config.epochs}, it is {config.optimizer.warmup_epochs}"
             )
         check_same_run(out, config, shards.manifest)
-        sampler = Sampler(
-            num_samples=len(shards),
+        sampler = make_sampler(
+            shards.stored_bytes,
             global_batch_size=config.global_batch_size,
             seed=config.seed,
+            order=config.order,
         )
         total_steps = config.epochs * sampler.steps_per_epoch
         return cls(

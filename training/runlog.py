@@ -2,6 +2,7 @@
 
 OUT/config.json          resolved configuration, data set, versions, machine
 OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
+OUT/bad_samples.json     samples that were replaced since they cannot be decoded: id -> name, fault
 OUT/tensorboard/         the same for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
@@ -14,17 +15,20 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
+from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from training.config import TrainConfig, differences, from_dict, to_dict
 from training.launch import World
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+BAD_SAMPLES_NAME = "bad_samples.json"
 _PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
 
 
@@ -34,6 +38,8 @@ class RunLog:
     def __init__(self, out: Path, *, start_step: int, total_steps: int, name: str) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
+        self._out = out
+        self._bad = _read_bad_samples(out / BAD_SAMPLES_NAME)
         self._path = out / "metrics.jsonl"
         _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
@@ -50,6 +56,17 @@ class RunLog:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
         self._progress.show(step, values)
+
+    def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
+        """Say which samples have turned out bad since the last call, and keep the whole list."""
+        new = {i: text for i, text in bad.items() if i not in self._bad}
+        if not new:
+            return
+        for line in bad_lines(new):
+            self.say(f"replaced: {line}")
+        self._bad |= new
+        listed = {str(i): self._bad[i] for i in sorted(self._bad)}
+        _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
 
     def advance(self, step: int) -> None:
         """Show that a step is done, without its values: nothing is asked of the device."""
@@ -77,6 +94,9 @@ class SilentLog:
     def write(self, step: int, **values: Any) -> None:
         """Record nothing."""
 
+    def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
+        """Keep nothing."""
+
     def advance(self, step: int) -> None:
         """Show nothing."""
 
@@ -91,6 +111,10 @@ class ProgressLine:
     """Loss, speed, waiting, time left: a live bar on a terminal, else a line now and then."""
 
     def __init__(self, *, start_step: int, total_steps: int, name: str) -> None:
+        # here, so that measuring a step (bench) needs no rich
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._console = Console(file=sys.stdout, highlight=False)
         self._total = total_steps
         self._start = (start_step, time.monotonic())
@@ -223,6 +247,14 @@ def _keep_until(path: Path, step: int) -> None:
     _write_atomically(path, "".join(line + "\n" for line in lines))
 
 
+def _read_bad_samples(path: Path) -> dict[int, str]:
+    """What the run knew before it was stopped."""
+    if not path.exists():
+        return {}
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    return {int(sample_id): text for sample_id, text in listed.items()}
+
+
 def _write_atomically(path: Path, text: str) -> None:
     """Replace a file at once: a kill leaves the old one or the new one."""
     beside = path.with_name(path.name + ".partial")
@@ -247,6 +279,10 @@ def _described(values: dict[str, Any]) -> str:
         parts.append(f"{values['images_per_second']:.1f} images/s")
     if "wait_share" in values:
         parts.append(f"waiting {100 * values['wait_share']:.1f} %")
+    if "bottleneck" in values:
+        parts.append(f"limited by {values['bottleneck']}")
+    if values.get("bad_samples"):
+        parts.append(f"bad samples {values['bad_samples']}")
     if "knn_top1" in values:
         parts.append(f"kNN {values['knn_top1']:.1f} %")
     return "  ".join(parts)

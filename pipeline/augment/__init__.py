@@ -13,6 +13,7 @@ import torch
 from pipeline.augment.params import ViewParams
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import DecodedBatch, MultiCropBatch
+from pipeline.stats import Beat, no_beat
 
 EXECUTORS = ("auto", "fused", "compiled", "dali", "reference")
 CPU = torch.device("cpu")
@@ -54,13 +55,15 @@ def make_executor(
     threads: int = 1,
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
+    beat: Beat = no_beat,
 ) -> Executor:
     """Make who applies the params: one of EXECUTORS.
 
     Args:
         threads: of executors that run on the CPU.
-        device, dtype: where views are wanted, and as what; only `fused` makes views on a GPU, and
-            in another type than float32.
+        device, dtype: where views are wanted, and as what; executors that make them on the CPU have
+            them copied there, and only `fused` makes them in another type than float32.
+        beat: told of each sample before its views are made, by executors that go sample by sample.
 
     Raises:
         ValueError: as `choose_executor`.
@@ -70,17 +73,29 @@ def make_executor(
         from pipeline.augment.fused import FusedViews
 
         return FusedViews(recipe, device=device, dtype=dtype)
+    on_gpu = device.type == "cuda"
+    executor = _cpu_executor(name, recipe, threads=threads, pinned=on_gpu, beat=beat)
+    if not on_gpu:
+        return executor
+    from pipeline.augment.uploaded import UploadedViews
+
+    return UploadedViews(executor, device)
+
+
+def _cpu_executor(
+    name: str, recipe: MultiCropRecipe, *, threads: int, pinned: bool, beat: Beat
+) -> Executor:
     if name == "compiled":
         from pipeline.augment.compiled import CompiledViews
 
-        return CompiledViews(recipe, threads=threads)
+        return CompiledViews(recipe, threads=threads, pinned=pinned, beat=beat)
     if name == "dali":
         from pipeline.augment.dali import DaliViews
 
         return DaliViews(recipe, threads=threads)
     from pipeline.augment.reference import ReferenceViews
 
-    return ReferenceViews(recipe)
+    return ReferenceViews(recipe, beat=beat)
 
 
 def _installed(package: str) -> bool:

@@ -9,7 +9,6 @@ Shapes: B samples, V views (L large, S small), s side of a view.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +20,33 @@ from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.augment.recycled import RecycledMemory
 from pipeline.augment.reference import blur_radius, color_levels, salience_limit
 from pipeline.batch import DecodedBatch, MultiCropBatch
+from pipeline.stats import Beat, no_beat
+from pipeline.threads import Threads
 
 _ORDERS = np.array(JITTER_ORDERS, dtype=np.int64)
 
 
 class CompiledViews:
-    """Executor for CPU tensors. Holds its threads, a scratch for each, and the memory of views."""
+    """Executor for CPU tensors. Holds its threads, a scratch for each, and the memory of views.
 
-    def __init__(self, recipe: MultiCropRecipe, *, threads: int = 1) -> None:
+    `pinned`: the views lie in memory that a GPU can copy from by itself.
+    """
+
+    def __init__(
+        self,
+        recipe: MultiCropRecipe,
+        *,
+        threads: int = 1,
+        pinned: bool = False,
+        beat: Beat = no_beat,
+    ) -> None:
         self.recipe = recipe
-        self._pool = ThreadPoolExecutor(threads, "views") if threads > 1 else None
-        self._threads = threads
+        self._threads = Threads(threads, "views")
+        self._beat = beat
         self._scratch = threading.local()
-        self._memory = RecycledMemory()
+        # One for each size: views that come back in another order would take each other's place.
+        self._large_memory = RecycledMemory(pinned=pinned)
+        self._small_memory = RecycledMemory(pinned=pinned)
         self._radii = np.array(
             [blur_radius(s, r) for s, r in zip(recipe.sizes, recipe.views, strict=True)], np.int64
         )
@@ -51,22 +64,20 @@ class CompiledViews:
 
     def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
         recipe, batch = self.recipe, len(decoded.sample_ids)
-        room = self._memory.empty
-        large = room(recipe.num_large, batch, 3, recipe.large_size, recipe.large_size)
-        small = room(recipe.num_small, batch, 3, recipe.small_size, recipe.small_size)
+        large_side, small_side = recipe.large_size, recipe.small_size
+        large = self._large_memory.empty(recipe.num_large, batch, 3, large_side, large_side)
+        small = self._small_memory.empty(recipe.num_small, batch, 3, small_side, small_side)
         arrays = (*self._arrays(decoded, params), large.numpy(), small.numpy())
         # Threads take the next sample when they are free: samples differ in work, cores in speed.
         samples = iter(range(batch))
 
-        def make_samples(_: int) -> None:
+        def make_samples() -> None:
             scratch = self._buffers()
             for row in samples:
+                self._beat(int(decoded.sample_ids[row]))
                 make_views(row, *arrays, *scratch)
 
-        if self._pool is None:
-            make_samples(0)
-        else:
-            list(self._pool.map(make_samples, range(min(self._threads, batch))))
+        self._threads.run(make_samples)
         return MultiCropBatch(
             large=large,
             small=small,
@@ -77,8 +88,7 @@ class CompiledViews:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._threads.close()
 
     def _arrays(self, decoded: DecodedBatch, params: ViewParams) -> tuple[object, ...]:
         """Lay out the arguments of `make_views`, in its order."""

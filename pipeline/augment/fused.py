@@ -1,7 +1,9 @@
 """Executor for GPUs: all views of a batch in six launches, three for each view size.
 
-From ragged decoded images and params to normalised views in channels_last memory, float32 or
-bfloat16. `launch` neither allocates nor waits, and can be captured in a CUDA graph.
+(One more, and a memset, where the background becomes the image's mean.) From ragged decoded images
+and params to normalised views in channels_last memory, float32 or bfloat16. `launch` neither
+allocates nor waits, and can be captured in a CUDA graph; the graph is good until a larger batch
+makes `prepare` take new buffers.
 
 Roofline of an H100 (132 multiprocessors, 1.7 GHz, 3 TB/s) or H200 (4.8 TB/s), for the six views,
 4x224 + 2x96 = 219,136 pixels, of a 500x375 photo:
@@ -35,8 +37,10 @@ from torch import Tensor
 
 from pipeline.augment import fused_kernels as kernels
 from pipeline.augment.fused_table import params_table
+from pipeline.augment.fused_upload import Upload
 from pipeline.augment.params import MEAN, ViewParams
 from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.augment.recycled import RecycledMemory
 from pipeline.augment.reference import blur_radius, salience_limit
 from pipeline.batch import DecodedBatch, MultiCropBatch
 
@@ -74,9 +78,10 @@ class FusedWork:
 class FusedViews:
     """Executor on a CUDA device. Holds the buffers that a batch passes through, and a stream.
 
-    `__call__` takes decoded images on CPU or device and returns finished views: it waits for them,
-    in the loader's thread. `prepare` and `launch` are its two halves, on the current stream. One
-    batch at a time: the next `prepare` overwrites the buffers, in the order of the stream.
+    `__call__` takes decoded images on CPU or device and returns views with the event after which
+    they are finished, and after which the decoded images may be overwritten; it waits for nothing.
+    `prepare` and `launch` are its two halves, on the current stream. One batch at a time: the next
+    `prepare` overwrites the buffers, in the order of the stream.
 
     `crop_tile`, powers of two, changes no pixel: Triton's interpreter, which pays by the program,
     is faster with a large one.
@@ -106,6 +111,9 @@ class FusedViews:
         self._thresholds = torch.tensor(thresholds, dtype=torch.float32, device=device)
         self._radii_of = radii
         self._normalise = (*map(float, recipe.mean), *(1 / std for std in recipe.std))
+        # One for each size: views that come back in another order would take each other's place.
+        self._large_memory, self._small_memory = RecycledMemory(device), RecycledMemory(device)
+        self._upload = Upload(device)
         self._bytes = torch.empty(0, dtype=torch.uint8, device=device)
         self._scratch = torch.empty(0, dtype=torch.uint16, device=device)
         self._sums = torch.empty(0, dtype=torch.float32, device=device)
@@ -115,12 +123,14 @@ class FusedViews:
         with self._on_own_stream():
             work = self.prepare(decoded, params)
             self.launch(work)
+            ready = self._event()
         return MultiCropBatch(
             large=work.large,
             small=work.small,
             labels=decoded.labels.clone(),
             sample_ids=decoded.sample_ids,
             epoch=decoded.epoch,
+            ready=ready,
         )
 
     def close(self) -> None:
@@ -139,16 +149,20 @@ class FusedViews:
         self._make_room(length, batch)
         pixels = self._bytes[MARGIN : MARGIN + length]
         pixels.copy_(images.pixels, non_blocking=True)
+        table = torch.from_numpy(params_table(params))
+        offsets, heights, widths, grids, table = self._upload(
+            images.offsets, images.heights, images.widths, decoded.masks, table
+        )
         return FusedWork(
             words=self._bytes[MARGIN:].view(torch.int32),
             pixels=pixels,
-            offsets=self._to_device(images.offsets),
-            heights=self._to_device(images.heights),
-            widths=self._to_device(images.widths),
-            grids=self._to_device(decoded.masks),
-            table=self._to_device(torch.from_numpy(params_table(params))),
-            large=self._room_for_views(recipe.num_large, batch, recipe.large_size),
-            small=self._room_for_views(recipe.num_small, batch, recipe.small_size),
+            offsets=offsets,
+            heights=heights,
+            widths=widths,
+            grids=grids,
+            table=table,
+            large=self._room(self._large_memory, recipe.num_large, batch, recipe.large_size),
+            small=self._room(self._small_memory, recipe.num_small, batch, recipe.small_size),
         )
 
     def launch(self, work: FusedWork) -> None:
@@ -248,24 +262,28 @@ class FusedViews:
         """Strips of rows that the crop of a view is divided into."""
         return -(-size // self._crop_tile[0])
 
-    def _room_for_views(self, views: int, batch: int, size: int) -> Tensor:
-        shape = (views, batch, size, size, 3)
-        return torch.empty(shape, dtype=self._dtype, device=self._device).permute(0, 1, 4, 2, 3)
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._device, non_blocking=True)
+    def _room(self, memory: RecycledMemory, views: int, batch: int, size: int) -> Tensor:
+        room = memory.empty(views, batch, size, size, 3, dtype=self._dtype)
+        return room.permute(0, 1, 4, 2, 3)
 
     @contextmanager
     def _on_own_stream(self) -> Iterator[None]:
-        """Work on the executor's stream, beside the training's, and wait for its end."""
+        """Work on the executor's stream, beside the training's."""
         if self._stream is None:
             yield
             return
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             yield
-            done = torch.cuda.Event(blocking=True)  # sleeps: the loader's thread needs no core
-            done.record()
-        done.synchronize()
+
+    def _event(self) -> torch.cuda.Event | None:
+        """What passes when all that has been launched is done."""
+        if self._stream is None:
+            return None
+        # Whoever waits for it on the host (the ring, before it uses the pixels' memory again)
+        # sleeps, and needs no core.
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        return event
 
 
 def _check(heights: Tensor, widths: Tensor) -> None:

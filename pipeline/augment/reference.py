@@ -21,6 +21,7 @@ from pipeline.augment.params import JITTER_ORDERS, MEAN, ViewParams
 from pipeline.augment.recipe import MultiCropRecipe, ViewRecipe
 from pipeline.batch import Bools, Bytes, DecodedBatch, MultiCropBatch
 from pipeline.saliency.codec import mask_at_pixels
+from pipeline.stats import Beat, no_beat
 
 Image = NDArray[np.float64]  # [height, width, 3], 0..1
 
@@ -31,16 +32,18 @@ FULL_SALIENCE = 255 * 65536  # mask_at_pixels of a pixel that is foreground all 
 class ReferenceViews:
     """Executor: applies params view by view with `apply_view`."""
 
-    def __init__(self, recipe: MultiCropRecipe) -> None:
+    def __init__(self, recipe: MultiCropRecipe, *, beat: Beat = no_beat) -> None:
         self.recipe = recipe
+        self._beat = beat
 
     def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
         recipe = self.recipe
         rows = range(len(decoded.sample_ids))
-        views = [
-            [apply_view(decoded, params, b, v, recipe) for b in rows]
-            for v in range(recipe.num_views)
-        ]
+        views: list[list[NDArray[np.float32]]] = [[] for _ in recipe.views]
+        for b in rows:
+            self._beat(int(decoded.sample_ids[b]))
+            for v, made in enumerate(views):
+                made.append(apply_view(decoded, params, b, v, recipe))
         shape = (len(decoded.sample_ids), 3, recipe.small_size, recipe.small_size)
         small = [torch.from_numpy(np.stack(view)) for view in views[recipe.num_large :]]
         return MultiCropBatch(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,15 +13,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.augment import CPU, EXECUTORS, Executor, choose_executor, make_executor
+from pipeline.augment import CPU, EXECUTORS, choose_executor, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import Ids
 from pipeline.loader.decode import Decoder
 from pipeline.loader.multicrop import MultiCropLoader
+from pipeline.loader.shares import (
+    GpuShares,
+    ShareOrAuto,
+    check_gpu_decode,
+    choose_decoder,
+)
+from pipeline.readahead import Share, upcoming
 from pipeline.rng import Stream
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards
+from pipeline.stats import Beat, LoaderClock, no_beat
 
 __all__ = [
     "LoaderConfig",
@@ -32,23 +39,28 @@ __all__ = [
     "training_views",
 ]
 
-DECODERS = ("auto", "turbojpeg", "dali")
+_AHEAD = 4  # steps that the kernel is asked for the bytes of, before they are read
+DECODERS = ("auto", "turbojpeg", "dali", "dali-gpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderConfig:
     """How views are fed. `threads`, `prefetch` and `max_bad` change no pixel; executors agree to
     within a level (tests/pipeline/augment/test_executors_agree.py), decoders to the bit on CPU.
+    On a GPU they differ by a level or two (pipeline/loader/tolerance.py).
 
     Raises:
-        ValueError: unknown decoder, a negative or zero size.
+        ValueError: unknown decoder, a negative or zero size, a share outside 0..1.
     """
 
-    decoder: str = "auto"  # turbojpeg | dali; auto: dali for tar shards where installed
+    decoder: str = "auto"  # turbojpeg | dali | dali-gpu; auto: turbojpeg, unless cores are too few
     executor: str = "auto"  # fused | compiled | dali | reference; auto: fused on a GPU, or compiled
-    threads: int = 0  # for decoding and for views, per process; 0: this process's share of cores
+    threads: int = 0  # for decoding and for views, per process; 0: as many as it may use cores
     prefetch: int = 2  # batches of views ready ahead of the step
     max_bad: int = 10  # samples that may turn out undecodable before the run stops
+    stall_seconds: float = 300.0  # without any progress of a stage: it is stuck, and the run stops
+    gpu_decode_share: ShareOrAuto = "auto"  # for dali-gpu: part of the samples, for the GPU
+    hw_decoder_load: ShareOrAuto = "auto"  # part of the GPU's samples, for its JPEG engine
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -59,37 +71,96 @@ class LoaderConfig:
             raise ValueError(
                 f"unknown executor {self.executor!r}; choose one of {', '.join(EXECUTORS)}"
             )
-        if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1:
+        if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1 or self.stall_seconds <= 0:
             raise ValueError(
-                f"loader needs threads >= 0, max_bad >= 0, prefetch >= 1; got {self.threads}, "
-                f"{self.max_bad}, {self.prefetch}"
+                "loader needs threads >= 0, max_bad >= 0, prefetch >= 1, stall_seconds > 0; got "
+                f"{self.threads}, {self.max_bad}, {self.prefetch}, {self.stall_seconds}"
             )
+        for name in ("gpu_decode_share", "hw_decoder_load"):
+            share: ShareOrAuto = getattr(self, name)
+            if share != "auto" and (isinstance(share, str) or not 0 <= share <= 1):
+                raise ValueError(f"loader.{name} must lie in 0..1 or be auto, got {share}")
 
-    def threads_of(self, local_size: int) -> int:
-        """Threads of one process where `local_size` processes share the cores."""
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // local_size)
+    @property
+    def num_threads(self) -> int:
+        """Of decoding and of making views each: one for each core of this process, or as set."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     def for_device(self, device: torch.device) -> LoaderConfig:
         """Return the config with `auto` replaced by the executor that it stands for there.
 
         Raises:
-            ValueError: an executor that this device or machine cannot run.
+            ValueError: an executor or a decoder that this device or machine cannot run.
         """
-        return replace(self, executor=choose_executor(self.executor, device))
+        executor = choose_executor(self.executor, device)
+        if self.decoder == "dali-gpu":
+            check_gpu_decode(device, executor)
+        return replace(self, executor=executor)
+
+    def settled(
+        self, shards: Shards, *, device: torch.device, tell: Callable[[str], object]
+    ) -> LoaderConfig:
+        """Return the config with numbers for the shares of decoders, if a GPU is to decode.
+
+        Then its engines are tested and timed on the data set, which takes some seconds; `tell` gets
+        what came out, a line at a time. The executor must have been chosen (`for_device`).
+
+        Raises:
+            ValueError: it cannot decode here, or a share that is set needs an engine that fails.
+        """
+        threads = self.num_threads
+        chosen = choose_decoder(
+            self.decoder, device=device, executor=self.executor, threads=threads
+        )
+        if chosen != "dali-gpu":
+            return self
+        check_gpu_decode(device, self.executor)
+        from pipeline.loader.gpu_decode import settled_shares
+
+        asked = (self.gpu_decode_share, self.hw_decoder_load)
+        shares = settled_shares(*asked, shards, device=device, threads=threads, tell=tell)
+        return replace(
+            self, decoder=chosen, gpu_decode_share=shares.gpu, hw_decoder_load=shares.hardware
+        )
 
 
-def make_decoder(name: str, shards: Shards, *, threads: int) -> Decoder:
-    """Choose who decodes: `auto` takes DALI for tar shards, libjpeg-turbo for all else."""
-    if name == "auto":
-        dali = shards.manifest.format == "dali" and importlib.util.find_spec("nvidia.dali")
-        name = "dali" if dali else "turbojpeg"
+def decoder_for(
+    config: LoaderConfig, shards: Shards, *, device: torch.device = CPU, beat: Beat = no_beat
+) -> Decoder:
+    """Make who decodes: a CPU decoder, or those that share each batch with the GPU `device`.
+
+    Raises:
+        ValueError: `dali-gpu` cannot decode here, or its shares are not settled.
+    """
+    threads = config.num_threads
+    if config.decoder != "dali-gpu":
+        return make_decoder(config.decoder, shards, threads=threads, beat=beat)
+    gpu, hardware = config.gpu_decode_share, config.hw_decoder_load
+    if isinstance(gpu, str) or isinstance(hardware, str):
+        raise ValueError(
+            "decoder dali-gpu needs numbers for loader.gpu_decode_share and loader.hw_decoder_load "
+            "here; auto is measured at the start of training only"
+        )
+    cpu = make_decoder("turbojpeg", shards, threads=threads, beat=beat)
+    if gpu == 0:
+        return cpu
+    check_gpu_decode(device, config.executor)
+    from pipeline.loader.gpu_decode import gpu_decoder
+
+    shares = GpuShares(gpu=gpu, hardware=hardware)
+    return gpu_decoder(cpu, shares, device=device, threads=threads, beat=beat)
+
+
+def make_decoder(name: str, shards: Shards, *, threads: int, beat: Beat = no_beat) -> Decoder:
+    """Make a CPU decoder: `auto` takes libjpeg-turbo, the faster of the two for both formats."""
+    assert name != "dali-gpu"
     if name == "dali":
         from pipeline.loader.dali import DaliDecoder
 
-        return DaliDecoder(threads=threads)
+        return DaliDecoder(threads=threads, beat=beat)
     from pipeline.loader.turbojpeg import TurboJpegDecoder
 
-    return TurboJpegDecoder(threads=threads)
+    return TurboJpegDecoder(threads=threads, beat=beat)
 
 
 def training_views(
@@ -110,7 +181,7 @@ def training_views(
 ) -> MultiCropLoader:
     """Stream the views of this rank for steps start_step..end_step-1.
 
-    `local_size` processes share the cores of this machine. `device` is where the views will be
+    `local_size` processes share the page cache of this machine. `device` is where the views will be
     used, `dtype` as what: the executor `fused` makes them so, others float32 on the CPU.
 
     Raises:
@@ -138,9 +209,14 @@ def training_views(
             stream=stream,
         )
 
-    executor = _executor(recipe, config, local_size, device, dtype)
     steps = range(start_step, end_step)
-    return _loader(shards, executor, config, batch, params, steps, local_size)
+    share = Share(rank=rank, world_size=world_size, local_size=local_size)
+
+    def expected(step: int) -> Ids:
+        return upcoming(sampler, step, steps=steps, ahead=_AHEAD, share=share)
+
+    feeding = _Feeding(recipe=recipe, config=config, device=device)
+    return feeding.loader(shards, batch, params, expected, steps, dtype)
 
 
 def evaluation_views(
@@ -167,39 +243,49 @@ def evaluation_views(
     def params(_: int, rows: Ids) -> ViewParams:
         return centre_view_params(shards.heights[rows], shards.widths[rows])
 
-    executor = _executor(recipe, config, 1, device, torch.float32)
+    feeding = _Feeding(recipe=recipe, config=config, device=device)
     steps = range(-(-len(ids) // batch_size))
-    return _loader(shards, executor, config, batch, params, steps, local_size=1)
-
-
-def _executor(
-    recipe: MultiCropRecipe,
-    config: LoaderConfig,
-    local_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Executor:
-    threads = config.threads_of(local_size)
-    return make_executor(config.executor, recipe, threads=threads, device=device, dtype=dtype)
-
-
-def _loader(
-    shards: Shards,
-    executor: Executor,
-    config: LoaderConfig,
-    batch: Callable[[int], tuple[int, Ids]],
-    params: Callable[[int, Ids], ViewParams],
-    steps: range,
-    local_size: int,
-) -> MultiCropLoader:
-    threads = config.threads_of(local_size)
-    return MultiCropLoader(
-        shards,
-        decoder=make_decoder(config.decoder, shards, threads=threads),
-        executor=executor,
-        batch=batch,
-        params=params,
-        steps=steps,
-        prefetch=config.prefetch,
-        max_bad=config.max_bad,
+    return feeding.loader(
+        shards, batch, params, lambda step: batch(step + _AHEAD)[1], steps, torch.float32
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Feeding:
+    """How views are fed, for training or evaluation."""
+
+    recipe: MultiCropRecipe
+    config: LoaderConfig
+    device: torch.device
+
+    def loader(
+        self,
+        shards: Shards,
+        batch: Callable[[int], tuple[int, Ids]],
+        params: Callable[[int, Ids], ViewParams],
+        expected: Callable[[int], Ids],
+        steps: range,
+        dtype: torch.dtype,
+    ) -> MultiCropLoader:
+        config, clock = self.config, LoaderClock()
+        return MultiCropLoader(
+            shards,
+            decoder=decoder_for(config, shards, device=self.device, beat=clock.decode.beat),
+            executor=make_executor(
+                config.executor,
+                self.recipe,
+                threads=config.num_threads,
+                device=self.device,
+                dtype=dtype,
+                beat=clock.augment.beat,
+            ),
+            batch=batch,
+            params=params,
+            expected=expected,
+            steps=steps,
+            clock=clock,
+            prefetch=config.prefetch,
+            max_bad=config.max_bad,
+            stall_seconds=config.stall_seconds,
+            device=self.device,
+        )

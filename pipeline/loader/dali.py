@@ -12,15 +12,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.stats import Beat, no_beat
 
 
 class DaliDecoder:
-    """Decoder of design section 3, stage F, by a DALI pipeline on CPU."""
+    """Decoder of design section 3, stage G, by a DALI pipeline on CPU."""
 
-    def __init__(self, *, threads: int = 1) -> None:
+    device = torch.device("cpu")
+
+    def __init__(self, *, threads: int = 1, beat: Beat = no_beat) -> None:
         self._threads = threads
+        self._beat = beat
         self._pipeline: Any = None
         self._max_batch = 0
 
@@ -54,6 +59,7 @@ class DaliDecoder:
         """Decode image by image: what DALI refuses of one must not depend on the others."""
         failures = {}
         for row, jpeg in enumerate(encoded.jpegs):
+            self._beat(int(encoded.sample_ids[row]))
             try:
                 reason = _place(self._run([jpeg])[0], images, row)
             except RuntimeError as error:

@@ -17,11 +17,15 @@ import torch
 from pipeline.batch import Bytes, DecodedBatch, EncodedBatch, Ids, RaggedImages
 from pipeline.loader.ring import Slot
 from pipeline.saliency.codec import decode_mask
-from pipeline.shards import Shards
+from pipeline.shards import ReadMemory, Shards
+from pipeline.stats import Beat, no_beat
 
 
 class Decoder(Protocol):
-    """Decodes JPEGs into prepared room."""
+    """Decodes JPEGs into prepared room. `device`: where that room has to be."""
+
+    @property
+    def device(self) -> torch.device: ...
 
     def decode(self, encoded: EncodedBatch, images: RaggedImages) -> dict[int, str]:
         """Fill `images`; return {row: reason} of those that could not be decoded."""
@@ -56,6 +60,11 @@ class BadSamples:
             if len(self.reasons) > self._budget:
                 raise TooManyBadSamples(too_many(self.described(), self._budget))
 
+    def add_rows(self, sample_ids: Ids, faults: Mapping[int, str]) -> None:
+        """Add the samples of some rows."""
+        for row, reason in faults.items():
+            self.add(int(sample_ids[row]), reason)
+
     def described(self) -> dict[int, str]:
         """The original name and what is wrong, by sample id."""
         return {i: f"{self._shards.key(i)}: {reason}" for i, reason in self.reasons.items()}
@@ -75,35 +84,52 @@ def bad_lines(bad: Mapping[int, str], limit: int = 20) -> list[str]:
     return lines + ([f"and {len(bad) - limit} more"] if len(bad) > limit else [])
 
 
+def read_batch(
+    shards: Shards,
+    bad: BadSamples,
+    *,
+    sample_ids: Ids,
+    memory: ReadMemory | None = None,
+    beat: Beat = no_beat,
+) -> EncodedBatch:
+    """Read samples; in place of those whose bytes are no good, others.
+
+    Raises:
+        TooManyBadSamples: the budget of bad samples is spent.
+    """
+    while True:
+        encoded = shards.read(_without_known_bad(sample_ids, bad, len(shards)), memory, beat)
+        if not encoded.faults:
+            return encoded
+        bad.add_rows(encoded.sample_ids, encoded.faults)
+
+
 def decode_batch(
     shards: Shards,
     decoder: Decoder,
     slot: Slot,
     bad: BadSamples,
     *,
-    sample_ids: Ids,
+    encoded: EncodedBatch,
     epoch: int,
 ) -> DecodedBatch:
-    """Read and decode samples into a slot.
+    """Decode samples into a slot; in place of those that cannot be decoded, others.
 
     Raises:
         TooManyBadSamples: the budget of bad samples is spent.
     """
-    ids = _without_known_bad(sample_ids, bad, len(shards))
     while True:
-        encoded = shards.read(ids)
         images, masks = slot.lay_out(encoded.heights, encoded.widths)
         failures = decoder.decode(encoded, images) | _decode_masks(encoded.masks, masks.numpy())
         if not failures:
             break
-        for row, reason in failures.items():
-            bad.add(int(ids[row]), reason)
-        ids = _without_known_bad(ids, bad, len(shards))
+        bad.add_rows(encoded.sample_ids, failures)
+        encoded = read_batch(shards, bad, sample_ids=encoded.sample_ids)
     return DecodedBatch(
         images=images,
         masks=masks,
         labels=torch.from_numpy(encoded.labels.astype(np.int64)),
-        sample_ids=ids,
+        sample_ids=encoded.sample_ids,
         epoch=epoch,
     )
 

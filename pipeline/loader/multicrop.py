@@ -1,11 +1,14 @@
-"""MultiCropLoader: two threads that run ahead of the step, and the iterator that meets them.
+"""MultiCropLoader: three threads that run ahead of the step, and the iterator that meets them.
 
- decoding thread   ids -> EncodedBatch -> DecodedBatch in a free slot of the ring
- augmenting thread params of those ids, executor -> MultiCropBatch, slot back to the ring
- the caller        takes views, in the order of the steps
+ reading     ids of the step, their bytes into memory that is lent -> EncodedBatch
+ decoding    into a free slot of the ring -> DecodedBatch; the bytes' memory back
+ augmenting  params of those ids, executor -> MultiCropBatch; the slot back
+ the caller  takes views, in the order of the steps
 
-An exception in a thread is raised in the caller, with its stage and step. close(), an early
-`break` inside `with`, or garbage collection end both threads; nothing waits for ever.
+Each hands over through a channel that holds few batches: a slow consumer holds all of them back,
+a slow stage starves those behind it, and nothing is overwritten before it is given back. An
+exception in a thread is raised in the caller, with its stage and step; a stage that hangs is named
+by the watchdog. close(), an early `break` inside `with`, or garbage collection end the threads.
 """
 
 from __future__ import annotations
@@ -13,27 +16,36 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from pipeline.augment import Executor
+import torch
+
+from pipeline.augment import CPU, Executor
 from pipeline.augment.params import ViewParams
-from pipeline.batch import DecodedBatch, Ids, MultiCropBatch
+from pipeline.batch import DecodedBatch, EncodedBatch, Ids, MultiCropBatch
 from pipeline.loader.decode import (
     BadSamples,
     Decoder,
     TooManyBadSamples,
     bad_lines,
     decode_batch,
+    read_batch,
 )
 from pipeline.loader.ring import Channel, ChannelClosed, Ring, Slot
-from pipeline.shards import Shards
-from pipeline.stats import Clock, LoaderStats
+from pipeline.loader.waiting import DeviceWaiting, HostWaiting, Waiting
+from pipeline.loader.watchdog import Stalled, Watchdog
+from pipeline.shards import ReadMemory, Shards
+from pipeline.stats import LoaderClock, LoaderStats, StageClock
 
-# One slot is being decoded into, one waits, one is being augmented: with more, memory only grows.
+# Of a batch's bytes and of its pixels: one is being filled, one waits, one is being used. With
+# more, memory only grows.
 _NUM_SLOTS = 3
+_POLL = 0.5  # seconds that the consumer waits before it asks the watchdog
+_PATIENCE = (
+    30.0  # seconds for a thread to end the batch that it has in hand, when the loader closes
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,14 @@ class _Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class _Encoded:
+    epoch: int
+    batch: EncodedBatch
+    memory: ReadMemory
+
+
+@dataclass(frozen=True, slots=True)
 class _Decoded:
-    step: int
     batch: DecodedBatch
     slot: Slot
 
@@ -61,68 +79,95 @@ class _Stages:
     executor: Executor
     batch: Callable[[int], tuple[int, Ids]]
     params: Callable[[int, Ids], ViewParams]
+    expected: Callable[[int], Ids]
     steps: range
-    ring: Ring
+    memories: Ring[ReadMemory]
+    slots: Ring[Slot]
+    encoded: Channel[_Encoded | _Failure]
     decoded: Channel[_Decoded | _Failure]
     views: Channel[MultiCropBatch | _Failure]
-    clock: Clock
+    clock: LoaderClock
     bad: BadSamples
 
+    def run_reading(self) -> None:
+        self._run(self.clock.read, self.encoded, self._read)
+
     def run_decoding(self) -> None:
-        for step in self.steps:
-            try:
-                with self.clock.measure("decode waiting"):
-                    slot = self.ring.acquire()
-                with self.clock.measure("decode"):
-                    epoch, ids = self.batch(step)
-                    decoded = decode_batch(
-                        self.shards, self.decoder, slot, self.bad, sample_ids=ids, epoch=epoch
-                    )
-                self.decoded.put(_Decoded(step, decoded, slot))
-            except ChannelClosed:
-                return
-            except BaseException as error:
-                # Behind the steps that are decoded already: they are still good.
-                _hand_over(self.decoded, _Failure("decode", step, error))
-                return
+        self._run(self.clock.decode, self.decoded, self._decode)
 
     def run_augmenting(self) -> None:
+        self._run(self.clock.augment, self.views, self._augment)
+
+    def _run(self, clock: StageClock, output: Channel[Any], make: Callable[[int], Any]) -> None:
+        """One thread: a batch for each step, until the end, a failure or the closing."""
         for step in self.steps:
             try:
-                with self.clock.measure("augment waiting"):
-                    item = self.decoded.get()
-                if isinstance(item, _Failure):
-                    _hand_over(self.views, item)
-                    return
-                with self.clock.measure("augment"):
-                    batch = item.batch
-                    views = self.executor(batch, self.params(batch.epoch, batch.sample_ids))
-                self.ring.release(item.slot)
-                with self.clock.measure("augment waiting"):
-                    self.views.put(views)
+                item = make(step)
             except ChannelClosed:
-                return
+                break
             except BaseException as error:
-                _hand_over(self.views, _Failure("augment", step, error))
-                return
+                # Behind the steps that are done already: they are still good.
+                item = _Failure(clock.name, step, error)
+            try:
+                output.put(item)
+            except ChannelClosed:  # nobody waits for it any more
+                break
+            if isinstance(item, _Failure):
+                break
+        clock.end()
+
+    def _read(self, step: int) -> _Encoded:
+        memory = self.memories.acquire()
+        epoch, ids = self.batch(step)
+        with self.clock.read.working(step):
+            self.shards.expect(self.expected(step))
+            encoded = read_batch(
+                self.shards, self.bad, sample_ids=ids, memory=memory, beat=self.clock.read.beat
+            )
+        return _Encoded(epoch, encoded, memory)
+
+    def _decode(self, step: int) -> _Decoded | _Failure:
+        item = self.encoded.get()
+        if isinstance(item, _Failure):
+            return item
+        slot = self.slots.acquire()
+        slot.wait()
+        with self.clock.decode.working(step, item.batch.sample_ids):
+            batch = decode_batch(
+                self.shards, self.decoder, slot, self.bad, encoded=item.batch, epoch=item.epoch
+            )
+        self.memories.release(item.memory)
+        return _Decoded(batch, slot)
+
+    def _augment(self, step: int) -> MultiCropBatch | _Failure:
+        item = self.decoded.get()
+        if isinstance(item, _Failure):
+            return item
+        batch = item.batch
+        with self.clock.augment.working(step, batch.sample_ids):
+            views = self.executor(batch, self.params(batch.epoch, batch.sample_ids))
+        item.slot.in_use = views.ready
+        self.slots.release(item.slot)
+        return views
 
     def close(self) -> None:
         """Wake and end the threads; what is in flight is dropped."""
-        self.ring.close()
-        self.decoded.close()
-        self.views.close()
-
-
-def _hand_over(channel: Channel[Any], failure: _Failure) -> None:
-    with suppress(ChannelClosed):  # nobody waits for it any more
-        channel.put(failure)
+        for closable in (self.memories, self.slots, self.encoded, self.decoded, self.views):
+            closable.close()
 
 
 class MultiCropLoader:
     """Iterable once over the views of its steps; a context manager.
 
+    `batch`: (epoch, sample ids) of a step. `params`: of an epoch and ids. `expected`: ids that the
+    kernel is asked for just before a step is read.
+
+    Views on a GPU may be used in the stream that is current when they are taken. They are never
+    overwritten while a tensor holds them.
+
     Raises (while iterating):
         TooManyBadSamples: more samples cannot be decoded than `max_bad`.
+        Stalled: a stage has not moved for `stall_seconds`; the message names stage and sample.
         RuntimeError: a stage failed; the message names stage and step, the cause is chained.
     """
 
@@ -134,26 +179,38 @@ class MultiCropLoader:
         executor: Executor,
         batch: Callable[[int], tuple[int, Ids]],
         params: Callable[[int, Ids], ViewParams],
+        expected: Callable[[int], Ids],
         steps: range,
+        clock: LoaderClock,
         prefetch: int,
         max_bad: int,
+        stall_seconds: float,
+        device: torch.device = CPU,
     ) -> None:
+        on_gpu = device.type == "cuda"
         stages = _Stages(
             shards=shards,
             decoder=decoder,
             executor=executor,
             batch=batch,
             params=params,
+            expected=expected,
             steps=steps,
-            ring=Ring(_NUM_SLOTS),
+            memories=Ring([ReadMemory() for _ in range(_NUM_SLOTS)]),
+            slots=Ring([Slot(decoder.device, pinned=on_gpu) for _ in range(_NUM_SLOTS)]),
+            encoded=Channel(_NUM_SLOTS),
             decoded=Channel(_NUM_SLOTS),
             views=Channel(prefetch),
-            clock=Clock(),
+            clock=clock,
             bad=BadSamples(shards, budget=max_bad),
         )
         self._stages = stages
+        self._watchdog = Watchdog(clock, patience=stall_seconds)
+        self._waiting: Waiting = DeviceWaiting(device) if on_gpu else HostWaiting()
         self._images = self._asked = self._filled = 0
+        self._patience = _PATIENCE
         self._threads = [
+            threading.Thread(target=stages.run_reading, name="reading", daemon=True),
             threading.Thread(target=stages.run_decoding, name="decoding", daemon=True),
             threading.Thread(target=stages.run_augmenting, name="augmenting", daemon=True),
         ]
@@ -169,15 +226,16 @@ class MultiCropLoader:
         for _ in self._stages.steps:
             self._asked += 1
             self._filled += len(self._stages.views)
-            with self._stages.clock.measure("consumer waiting"):
-                item = self._next()
-            self._images += len(item.labels)
-            yield item
+            with self._waiting.measure():
+                batch = self._next()
+                self._waiting.until_ready(batch)
+            self._images += len(batch.labels)
+            yield replace(batch, ready=None)
         self.close()
 
     def _next(self) -> MultiCropBatch:
         try:
-            item = self._stages.views.get()
+            item = self._watched()
         except ChannelClosed:
             raise RuntimeError("this loader is closed; make a new one to iterate again") from None
         if not isinstance(item, _Failure):
@@ -189,6 +247,18 @@ class MultiCropLoader:
             f"loader stage {item.stage!r} failed at step {item.step}: "
             f"{type(item.error).__name__}: {item.error}"
         ) from item.error
+
+    def _watched(self) -> MultiCropBatch | _Failure:
+        """Take views, and look every now and then whether any will come."""
+        while True:
+            try:
+                return self._stages.views.get(timeout=_POLL)
+            except TimeoutError:
+                try:
+                    self._watchdog.check()
+                except Stalled:
+                    self._patience = 0.0  # a thread that hangs is left behind
+                    raise
 
     @property
     def bad_samples(self) -> list[str]:
@@ -202,15 +272,12 @@ class MultiCropLoader:
 
     def stats(self) -> LoaderStats:
         """Totals since the start."""
-        seconds = self._stages.clock.seconds()
+        seconds = {stage.name: stage.seconds() for stage in self._stages.clock.stages}
         return LoaderStats(
             images=self._images,
-            busy={name: s for name, s in seconds.items() if not name.endswith(" waiting")},
-            waiting={
-                name.removesuffix(" waiting"): s
-                for name, s in seconds.items()
-                if name.endswith(" waiting")
-            },
+            busy={name: working for name, (working, _) in seconds.items()},
+            waiting={name: waiting for name, (_, waiting) in seconds.items()}
+            | {"consumer": self._waiting.seconds()},
             places_asked=self._asked * self._stages.views.capacity,
             places_filled=self._filled,
             bad_samples=len(self._stages.bad),
@@ -221,7 +288,7 @@ class MultiCropLoader:
         self._finalizer()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join()
+                thread.join(self._patience)
         self._stages.decoder.close()
         self._stages.executor.close()
 

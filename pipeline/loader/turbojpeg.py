@@ -6,44 +6,64 @@ The library releases the GIL while it decodes. Truncated data counts as an error
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import torch
 
-from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.batch import Bytes, EncodedBatch, RaggedImages
+from pipeline.stats import Beat, no_beat
+from pipeline.threads import Threads
 
 
 class TurboJpegDecoder:
-    """Decoder of design section 3, stage F, on CPU threads."""
+    """Decoder of design section 3, stage G, on CPU threads."""
 
-    def __init__(self, *, threads: int = 1) -> None:
-        self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
-        self._threads = threads
+    device = torch.device("cpu")
+
+    def __init__(self, *, threads: int = 1, beat: Beat = no_beat) -> None:
+        self._threads = Threads(threads, "decode")
+        self._beat = beat
 
     def decode(self, encoded: EncodedBatch, images: RaggedImages) -> dict[int, str]:
         """Fill `images`; return {row: reason} of those that could not be decoded."""
-        rows = range(len(encoded.jpegs))
-        if self._pool is None:
-            reasons = [decode_into(encoded, images, row) for row in rows]
-        else:
-            reasons = list(self._pool.map(lambda row: decode_into(encoded, images, row), rows))
-        return {row: reason for row, reason in zip(rows, reasons, strict=True) if reason}
+        rows = iter(range(len(encoded.jpegs)))  # a thread takes the next when it is free
+        failures = {}
+
+        def decode_rows() -> None:
+            for row in rows:
+                self._beat(int(encoded.sample_ids[row]))
+                if reason := decode_into(encoded, images, row):
+                    failures[row] = reason
+
+        self._threads.run(decode_rows)
+        return failures
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._threads.close()
 
 
 def decode_into(encoded: EncodedBatch, images: RaggedImages, row: int) -> str:
     """Decode one JPEG into its place; return why it could not be done, or ''."""
-    import simplejpeg
-
-    data = encoded.jpegs[row]
-    expected = (int(encoded.heights[row]), int(encoded.widths[row]))
+    place, data = images.image(row).numpy(), encoded.jpegs[row]
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != expected:
-            return f"its JPEG is {width}x{height}, the index says {expected[1]}x{expected[0]}"
-        simplejpeg.decode_jpeg(data, buffer=images.image(row).numpy())
+        found = _decode(data, place)
     except ValueError as error:
         return f"its JPEG cannot be decoded: {error}"
-    return ""
+    if found == place.shape[:2]:
+        return ""
+    return f"its JPEG is {found[1]}x{found[0]}, the index says {place.shape[1]}x{place.shape[0]}"
+
+
+def _decode(data: memoryview, place: Bytes) -> tuple[int, int]:
+    """Fill the place if the picture has its size; return the picture's (height, width)."""
+    import simplejpeg
+
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError:  # a subsampling that it has no name for (4:4:1), but decodes
+        pixels = simplejpeg.decode_jpeg(data)
+        if pixels.shape == place.shape:
+            place[...] = pixels
+        return int(pixels.shape[0]), int(pixels.shape[1])
+    if (height, width) == place.shape[:2]:
+        simplejpeg.decode_jpeg(data, buffer=place)
+    return int(height), int(width)

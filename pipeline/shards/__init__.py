@@ -13,12 +13,13 @@ from typing import Protocol
 
 from pipeline.batch import EncodedBatch, Floats, Ids, Ints
 from pipeline.shards.beton import BETON_NAME, check_beton
+from pipeline.shards.files import FileShards, ReadMemory
 from pipeline.shards.manifest import Manifest, read_manifest
-from pipeline.shards.mapped import MappedShards
+from pipeline.stats import Beat, no_beat
 
 FORMATS = ("ffcv", "dali")
 
-__all__ = ["FORMATS", "Manifest", "MappedShards", "Shards", "open_shards"]
+__all__ = ["FORMATS", "FileShards", "Manifest", "ReadMemory", "Shards", "open_shards"]
 
 
 class Shards(Protocol):
@@ -26,6 +27,7 @@ class Shards(Protocol):
 
     heights, widths: int32 [N], size of the stored JPEG. labels: int32 [N], -1 unlabelled.
     mask_coverage: float32 [N] in 0..1, NaN where there is no mask.
+    stored_bytes: int64 [N], JPEG and mask together.
     """
 
     manifest: Manifest
@@ -34,6 +36,7 @@ class Shards(Protocol):
     widths: Ints
     labels: Ints
     mask_coverage: Floats
+    stored_bytes: Ids
 
     def __len__(self) -> int: ...
 
@@ -41,14 +44,23 @@ class Shards(Protocol):
         """The name of the picture in its source."""
         ...
 
-    def read(self, sample_ids: Ids) -> EncodedBatch:
-        """The bytes of samples; thread safe, in any order, without copying."""
+    def read(
+        self, sample_ids: Ids, memory: ReadMemory | None = None, beat: Beat = no_beat
+    ) -> EncodedBatch:
+        """The bytes of samples, in any order; thread safe. What cannot be read is in `faults`.
+
+        They lie in `memory`; `beat` is told of each sample before it is read.
+        """
+        ...
+
+    def expect(self, sample_ids: Ids) -> None:
+        """A hint that these samples will be read soon."""
         ...
 
     def close(self) -> None: ...
 
 
-def open_shards(path: Path) -> MappedShards:
+def open_shards(path: Path) -> FileShards:
     """Open a folder written by convert_dataset.py; a file in it stands for the folder.
 
     Raises:
@@ -62,7 +74,7 @@ def open_shards(path: Path) -> MappedShards:
     manifest = read_manifest(folder)
     if manifest.format not in FORMATS:
         raise ValueError(f"{folder}: shards of an unknown format {manifest.format!r}")
-    shards = MappedShards(folder, manifest)
+    shards = FileShards(folder, manifest)
     if manifest.format == "ffcv":
         check_beton(folder / BETON_NAME, shards.index)
     return shards

@@ -154,5 +154,11 @@ def load_index(path: Path, *, num_samples: int, sha256: str) -> Index:
     return Index(rows=rows, keys=keys, key_ends=_key_ends(rows))
 
 
+def stored_bytes(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    """Bytes of JPEG and mask of each sample [N]: what reading it moves."""
+    jpegs: NDArray[np.int64] = rows["jpeg_size"].astype(np.int64)
+    return jpegs + rows["mask_size"].astype(np.int64)
+
+
 def _key_ends(rows: NDArray[np.void]) -> NDArray[np.int64]:
     return np.cumsum(rows["key_size"], dtype=np.int64)

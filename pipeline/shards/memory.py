@@ -11,9 +11,11 @@ import simplejpeg
 
 from pipeline.batch import Bytes, EncodedBatch, Floats, Ids, Ints
 from pipeline.saliency.codec import coverage, decode_mask, encode_mask
-from pipeline.shards.index import IndexBuilder, Place, Sample
+from pipeline.shards.files import ReadMemory
+from pipeline.shards.index import IndexBuilder, Place, Sample, stored_bytes
 from pipeline.shards.manifest import FORMAT_VERSION, Manifest
 from pipeline.shards.writer import library_versions, summarise_masks, summarise_sizes
+from pipeline.stats import Beat, no_beat
 
 
 class MemoryShards:
@@ -36,6 +38,7 @@ class MemoryShards:
         self.widths: Ints = rows["width"].astype(np.int32)
         self.labels: Ints = rows["label"].astype(np.int32)
         self.mask_coverage: Floats = rows["coverage"].astype(np.float32)
+        self.stored_bytes: Ids = stored_bytes(rows)
         self.manifest = Manifest(
             format="memory",
             format_version=FORMAT_VERSION,
@@ -86,7 +89,9 @@ class MemoryShards:
     def key(self, sample_id: int) -> str:
         return self._samples[sample_id].key
 
-    def read(self, sample_ids: Ids) -> EncodedBatch:
+    def read(
+        self, sample_ids: Ids, memory: ReadMemory | None = None, beat: Beat = no_beat
+    ) -> EncodedBatch:
         """Return the bytes of samples, without copying them.
 
         Raises:
@@ -104,6 +109,9 @@ class MemoryShards:
             labels=self.labels[ids],
             sample_ids=ids,
         )
+
+    def expect(self, sample_ids: Ids) -> None:
+        """They are here already."""
 
     def close(self) -> None:
         """There is nothing to let go of."""

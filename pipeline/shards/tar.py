@@ -1,7 +1,9 @@
-"""Tar shards in WebDataset layout, with the index files of DALI's `wds2idx`.
+"""Tar shards in WebDataset layout, with the index files that DALI's reader takes.
 
     shard-000000.tar    000000000.jpg  000000000.mask  000000000.cls  000000001.jpg ...
-    shard-000000.idx    what fn.readers.webdataset takes as index_paths
+    shard-000000.idx    what fn.readers.webdataset takes as index_paths: a line with version and
+                        number of samples, then one for each sample: ending, offset, size and name
+                        of each member; byte for byte what DALI's `wds2idx` makes of the tar
 
 The name of a sample is its id. `.mask` is a record of the mask codec and is left out where there is
 no mask; `.cls` is the label in ASCII, -1 where unlabelled. Headers hold no time and no owner: the
@@ -17,6 +19,7 @@ from typing import BinaryIO
 from pipeline.shards.index import Place, Sample
 
 MAX_SHARD_BYTES = 1 << 30
+_INDEX_VERSION = "v1.2"
 
 
 class TarWriter:
@@ -27,6 +30,7 @@ class TarWriter:
         self._max_shard_bytes = max_shard_bytes
         self._file: BinaryIO | None = None
         self._paths: list[Path] = []
+        self._index_lines: list[str] = []  # of the open shard
         self._num_samples = 0
 
     def write(self, sample: Sample) -> Place:
@@ -37,10 +41,12 @@ class TarWriter:
         name = f"{self._num_samples:09d}"
         blocks = {ending: _member(f"{name}.{ending}", data) for ending, data in members.items()}
         file = self._file_with_room(sum(map(len, blocks.values())))
-        offsets = {}
+        offsets, entries = {}, []
         for ending, block in blocks.items():
             offsets[ending] = file.tell() + tarfile.BLOCKSIZE
+            entries.append(f"{ending} {offsets[ending]} {len(members[ending])} {name}.{ending}")
             file.write(block)
+        self._index_lines.append(" ".join(entries))
         self._num_samples += 1
         return Place(
             file=len(self._paths) - 1,
@@ -49,9 +55,9 @@ class TarWriter:
         )
 
     def close(self) -> list[Path]:
-        """Finish the last shard, index all, and return the tars and then their index files."""
+        """Finish the last shard, and return the tars and then their index files."""
         self._end_shard()
-        return self._paths + [_index_for_dali(path) for path in self._paths]
+        return self._paths + [path.with_suffix(".idx") for path in self._paths]
 
     def abort(self) -> None:
         """Close the open file; what was written is worthless."""
@@ -72,6 +78,9 @@ class TarWriter:
         self._file.write(bytes(2 * tarfile.BLOCKSIZE))
         self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
         self._file.close()
+        lines = [f"{_INDEX_VERSION} {len(self._index_lines)}", *self._index_lines]
+        self._paths[-1].with_suffix(".idx").write_text("\n".join(lines) + "\n")
+        self._index_lines = []
 
 
 def _member(name: str, data: bytes) -> bytes:
@@ -80,16 +89,3 @@ def _member(name: str, data: bytes) -> bytes:
     info.size = len(data)
     header = info.tobuf(tarfile.USTAR_FORMAT)
     return header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
-
-
-def _index_for_dali(path: Path) -> Path:
-    # a module of its own, which the wheel of DALI brings
-    from wds2idx import IndexCreator  # type: ignore[import-untyped]
-
-    index = path.with_suffix(".idx")
-    creator = IndexCreator(str(path), str(index), verbose=False)
-    try:
-        creator.create_index()
-    finally:
-        creator.close()
-    return index

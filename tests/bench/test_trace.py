@@ -70,6 +70,18 @@ def test_both_formats_and_decoders_give_the_same_views(shards, expected, tmp_pat
     assert other == expected
 
 
+WINDOW = ["order.window_gigabytes=1.4e-4", "order.block_megabytes=0.02"]  # 140 of 186 KB
+
+
+def test_a_windowed_order_is_another_and_the_same_for_processes_and_starts(shards, expected):
+    windowed = traced(shards, "--steps", 6, settings=WINDOW)
+    ids, shuffled = ([step["sample_ids"] for step in one["steps"]] for one in (windowed, expected))
+    assert ids != shuffled
+    assert sorted(np.ravel(ids[:3])) == sorted(np.ravel(ids[3:])) == list(range(24))
+    later = traced(shards, "--steps", 3, "--start-step", 3, "--processes", 2, settings=WINDOW)
+    assert later["steps"] == windowed["steps"][3:]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

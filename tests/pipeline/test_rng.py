@@ -34,6 +34,13 @@ def test_philox_gives_the_published_answers(counter, key, expected):
     assert tuple(int(word[0]) for word in words) == expected
 
 
+def test_streams_are_numbered_for_ever():
+    names = ["VIEWS", "ORDER", "NEGATIVES", "EVALUATION", "HELD_OUT", "BLOCKS"]
+    assert [(stream.name, int(stream)) for stream in Stream] == [
+        (name, number) for number, name in enumerate(names)
+    ]
+
+
 word = st.integers(0, 2**32 - 1)
 
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.order import OrderConfig, epoch_order
 from pipeline.rng import Stream
-from pipeline.sampler import Sampler, epoch_order, sample_negatives
+from pipeline.sampler import Sampler, make_sampler, sample_negatives
 from tests.support import scalar_philox
 
 
@@ -39,6 +40,35 @@ def test_an_epoch_shows_no_sample_twice(num_samples, batch, seed):
     assert [sampler.batch(step)[0] for step in range(steps)] == [0] * steps
 
 
+def windowed(num_samples, batch, *, seed=0, window=4000, block=500):
+    """A windowed sampler of samples of 100 bytes, settings in bytes."""
+    order = OrderConfig(window_gigabytes=window / 1e9, block_megabytes=block / 1e6)
+    sizes = np.full(num_samples, 100)
+    return make_sampler(sizes, global_batch_size=batch, seed=seed, order=order)
+
+
+@given(
+    num_samples=st.integers(41, 200),
+    batch=st.sampled_from([1, 4, 8, 20]),
+    seed=st.integers(0, 1000),
+    epoch=st.integers(0, 5),
+)
+def test_a_windowed_epoch_shows_no_sample_twice(num_samples, batch, seed, epoch):
+    sampler = windowed(num_samples, batch, seed=seed)
+    steps = sampler.steps_per_epoch
+    assert steps == num_samples // batch
+    batches = [sampler.batch(epoch * steps + step) for step in range(steps)]
+    assert [found for found, _ in batches] == [epoch] * steps
+    shown = np.concatenate([ids for _, ids in batches])
+    assert len(set(shown.tolist())) == len(shown) == steps * batch
+
+
+def test_a_step_is_the_same_for_whoever_starts_there():
+    first = [windowed(100, 8).batch(step)[1].tolist() for step in range(40)]
+    later = windowed(100, 8)
+    assert [later.batch(step)[1].tolist() for step in reversed(range(40))] == first[::-1]
+
+
 def test_epochs_and_seeds_differ():
     orders = [
         epoch_order(num_samples=100, seed=seed, epoch=epoch).tolist()
@@ -48,8 +78,15 @@ def test_epochs_and_seeds_differ():
     assert len({tuple(order) for order in orders}) == 9
 
 
-def test_what_is_left_over_in_an_epoch_differs_from_epoch_to_epoch():
-    sampler = Sampler(num_samples=21, global_batch_size=8, seed=5)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(num_samples=21, global_batch_size=8, seed=5),
+        windowed(21, 8, seed=5, window=1700, block=300),
+    ],
+    ids=["shuffled", "windowed"],
+)
+def test_what_is_left_over_in_an_epoch_differs_from_epoch_to_epoch(sampler):
     left_over = []
     for epoch in range(8):
         shown = [sampler.batch(epoch * 2 + step)[1] for step in range(2)]
@@ -61,6 +98,18 @@ def test_what_is_left_over_in_an_epoch_differs_from_epoch_to_epoch():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="10 samples do not fill one global batch of 16"):
         Sampler(num_samples=10, global_batch_size=16, seed=0)
+
+
+def test_a_window_of_less_than_two_batches_is_refused():
+    message = "window_gigabytes=4e-06 holds about 40 samples, less than two global batches of 21"
+    with pytest.raises(ValueError, match=message):
+        windowed(100, 21)
+
+
+def test_a_window_over_other_samples_is_refused():
+    window = windowed(100, 8).window
+    with pytest.raises(ValueError, match="a window over 100 samples for 99 samples"):
+        Sampler(num_samples=99, global_batch_size=8, seed=0, window=window)
 
 
 def negatives(positions, num_candidates, n, ids=None, epoch=0, seed=1):

@@ -31,6 +31,10 @@ def jpegs():
 
 
 def shards_of(data=None, masks=True):
+    return MemoryShards(sample_list(data, masks))
+
+
+def sample_list(data=None, masks=True):
     samples = []
     for i, jpeg in enumerate(data or jpegs()):
         mask = encode_mask(blob_mask(i)) if masks else b""
@@ -46,7 +50,7 @@ def shards_of(data=None, masks=True):
                 unchanged=True,
             )
         )
-    return MemoryShards(samples)
+    return samples
 
 
 def views(shards=None, *, steps=5, config=CONFIG, rank=0, world_size=1, start=0, batch=8):

@@ -106,15 +106,18 @@ def test_evaluation_takes_the_samples_asked_for():
         assert [batch.sample_ids.tolist() for batch in loader] == [[5, 1], [9]]
 
 
-@pytest.mark.parametrize("stage", ["decode", "augment"])
+@pytest.mark.parametrize("stage", ["read", "decode", "augment"])
 def test_an_exception_in_a_thread_reaches_the_caller(stage, monkeypatch):
     def fail(*_, **__):
         raise KeyError("the planted fault")
 
-    if stage == "decode":
+    if stage == "read":
         shards = shards_of()
         monkeypatch.setattr(type(shards), "read", fail)
         loader = views(shards)
+    elif stage == "decode":
+        monkeypatch.setattr("pipeline.loader.turbojpeg.decode_into", fail)
+        loader = views(config=replace(CONFIG, threads=2))
     else:
         monkeypatch.setattr("pipeline.augment.reference.apply_view", fail)
         loader = views(config=replace(CONFIG, executor="reference"))
@@ -124,14 +127,14 @@ def test_an_exception_in_a_thread_reaches_the_caller(stage, monkeypatch):
 
 
 def loader_threads():
-    names = ("decoding", "augmenting", "decode", "views")
+    names = ("reading", "decoding", "augmenting", "decode", "views")
     return [t for t in threading.enumerate() if t.name.startswith(names)]
 
 
-def test_early_breaks_leave_no_thread():
+def test_a_hundred_early_breaks_leave_no_thread():
     before = len(loader_threads())
     shards = shards_of()
-    for _ in range(20):
+    for _ in range(100):
         with views(shards, config=replace(CONFIG, threads=2)) as loader:
             for _batch in loader:
                 break

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.loader.ring import Channel, ChannelClosed, Ring, Slot
 
@@ -62,7 +63,7 @@ def test_a_channel_without_room_is_refused():
 
 @pytest.mark.parametrize(("producer_pause", "consumer_pause"), [(0, 0.002), (0.002, 0)])
 def test_slots_are_never_overwritten_in_use(producer_pause, consumer_pause):
-    ring, filled, wrong = Ring(3), Channel(3), []
+    ring, filled, wrong = Ring([Slot() for _ in range(3)]), Channel(3), []
     heights, widths = np.array([4, 6]), np.array([5, 3])
 
     def produce():
@@ -104,7 +105,7 @@ def test_images_of_a_slot_lie_side_by_side():
 
 
 def test_closing_a_ring_wakes_who_waits_for_a_slot():
-    ring, outcome = Ring(1), []
+    ring, outcome = Ring([Slot()]), []
     ring.acquire()
 
     def wait():
@@ -118,3 +119,27 @@ def test_closing_a_ring_wakes_who_waits_for_a_slot():
 
     run(wait, close)
     assert outcome == ["closed"]
+
+
+def test_room_on_a_gpu_is_free_of_earlier_work_before_it_is_handed_out(monkeypatch):
+    waited = []
+
+    class Stream:
+        def synchronize(self):
+            waited.append(len(made))
+
+    made, empty = [], torch.empty
+
+    def on_the_cpu(*shape, dtype, device, pin_memory):
+        made.append(device.type)
+        return empty(*shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", on_the_cpu)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    slot = Slot.__new__(Slot)
+    slot._device, slot._pinned, slot.in_use = torch.device("cuda"), True, None
+    slot._pixels, slot._masks = empty(0, dtype=torch.uint8), empty(0, 128, 128)
+    for side in (4, 4, 40):  # the second fits what is there
+        slot.lay_out(np.array([side]), np.array([side]))
+    assert made == ["cuda", "cpu", "cuda"]
+    assert waited == [1, 3]

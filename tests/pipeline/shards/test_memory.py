@@ -24,6 +24,8 @@ def test_images_and_masks_are_encoded_as_shards_hold_them():
         assert simplejpeg.decode_jpeg(jpeg).shape == image.shape
         gray = simplejpeg.decode_jpeg(jpeg, colorspace="GRAY")[:, :, 0].astype(float)
         assert np.abs(gray - image @ [0.299, 0.587, 0.114]).mean() < 8
+    stored = [len(j) + len(m) for j, m in zip(encoded.jpegs, encoded.masks, strict=True)]
+    assert shards.stored_bytes[[1, 0]].tolist() == stored
     assert np.isnan(shards.mask_coverage[0])
     assert shards.mask_coverage[1] == 0.5
     assert shards.manifest.label_names == ("a", "b")

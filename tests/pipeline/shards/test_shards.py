@@ -1,5 +1,7 @@
 """Both formats through the one reader: what goes in comes out, and damage is refused by name."""
 
+import errno
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -7,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.shards import open_shards
+from pipeline.shards import ReadMemory, open_shards
+from pipeline.shards.files import find_damaged
 from pipeline.shards.index import INDEX_NAME
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.mapped import find_damaged
 from pipeline.shards.memory import MemoryShards
 from tests.pipeline.shards.support import write_folder
 
@@ -26,6 +28,15 @@ def data_file(folder):
     return path
 
 
+def flip_bit(folder, sample_id, column="jpeg_offset", byte_number=100):
+    place = int(open_shards(folder).index.rows[column][sample_id]) + byte_number
+    with data_file(folder).open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
 def assert_holds(shards, samples):
     assert len(shards) == len(samples)
     order = np.random.default_rng(0).permutation(len(samples))
@@ -38,6 +49,7 @@ def assert_holds(shards, samples):
         assert encoded.heights[row] == shards.heights[sample_id] == sample.height
         assert encoded.widths[row] == shards.widths[sample_id] == sample.width
         assert encoded.labels[row] == shards.labels[sample_id] == sample.label
+        assert shards.stored_bytes[sample_id] == len(sample.jpeg) + len(sample.mask)
         assert shards.key(int(sample_id)) == sample.key
         assert shards.mask_coverage[sample_id] == pytest.approx(sample.coverage, nan_ok=True)
 
@@ -70,7 +82,7 @@ def test_names_outside_ascii_survive(samples, tmp_path):
     assert open_shards(tmp_path / "out").key(0) == key
 
 
-def test_views_outlive_the_shards(written, samples):
+def test_bytes_outlive_the_shards(written, samples):
     shards = open_shards(written)
     encoded = shards.read(np.array([5]))
     shards.close()
@@ -78,6 +90,82 @@ def test_views_outlive_the_shards(written, samples):
         shards.read(np.array([5]))
     del shards
     assert bytes(encoded.jpegs[0]) == samples[5].jpeg
+
+
+def test_memory_that_is_given_is_used_again(written, samples):
+    shards, memory = open_shards(written), ReadMemory()
+    first = shards.read(np.array([0, 1, 2]), memory)
+    place = np.frombuffer(first.jpegs[0], np.uint8).ctypes.data
+    again = shards.read(np.array([3]), memory)
+    assert np.frombuffer(again.jpegs[0], np.uint8).ctypes.data == place
+    assert bytes(again.jpegs[0]) == samples[3].jpeg
+    everything = shards.read(np.arange(10), memory)
+    assert [bytes(jpeg) for jpeg in everything.jpegs] == [sample.jpeg for sample in samples]
+
+
+def test_a_reader_is_told_of_each_sample_before_it_is_read(written):
+    told = []
+    open_shards(written).read(np.array([4, 2, 4]), None, told.append)
+    assert told == [4, 2, 4]
+
+
+def test_expecting_samples_changes_nothing(written, samples):
+    shards = open_shards(written)
+    shards.expect(np.arange(10))
+    assert_holds(shards, samples)
+    with pytest.raises(ValueError, match="of 10 samples"):
+        shards.expect(np.array([10]))
+
+
+def test_closing_lets_go_of_the_files(written):
+    before = len(os.listdir("/proc/self/fd"))
+    shards = open_shards(written)
+    assert len(os.listdir("/proc/self/fd")) > before
+    shards.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_flipped_bit_is_a_fault_of_its_sample_alone(copied, samples):
+    flip_bit(copied, 7)
+    encoded = open_shards(copied).read(np.array([6, 7, 8, 7]))
+    assert encoded.faults.keys() == {1, 3}
+    assert "the bytes of its JPEG have changed" in encoded.faults[1]
+    assert bytes(encoded.jpegs[2]) == samples[8].jpeg
+
+
+def test_a_changed_mask_is_a_fault(copied):
+    flip_bit(copied, 2, "mask_offset", 3)
+    encoded = open_shards(copied).read(np.array([2]))
+    assert "the bytes of its mask have changed" in encoded.faults[0]
+
+
+def test_checksums_are_compared_once(copied):
+    shards = open_shards(copied)
+    assert not shards.read(np.array([7])).faults
+    flip_bit(copied, 7)
+    assert not shards.read(np.array([7])).faults  # it was good when this process first read it
+    assert open_shards(copied).read(np.array([7])).faults
+
+
+def test_a_file_that_is_cut_short_while_it_is_open_is_a_fault(copied, samples):
+    shards = open_shards(copied)
+    middle = int(shards.index.rows["jpeg_offset"][5]) + 10
+    os.truncate(data_file(copied), middle)
+    encoded = shards.read(np.arange(10))
+    assert "its file is cut short: 10 of its" in encoded.faults[5]
+    whole = [i for i in range(10) if i not in encoded.faults]
+    assert whole
+    assert all(bytes(encoded.jpegs[i]) == samples[i].jpeg for i in whole)
+
+
+def test_a_disk_that_fails_is_a_fault(written, monkeypatch):
+    shards = open_shards(written)
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    assert shards.read(np.array([1])).faults == {0: "it cannot be read: Input/output error"}
 
 
 def test_reading_in_many_threads_gives_the_same(written, samples):
@@ -137,12 +225,7 @@ def test_intact_shards_have_no_damaged_samples(written):
 
 
 def test_a_flipped_bit_is_found_and_its_sample_named(copied):
-    place = open_shards(copied).index.rows[7]
-    with data_file(copied).open("r+b") as file:
-        file.seek(int(place["jpeg_offset"]) + 100)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
+    flip_bit(copied, 7)
     damaged = find_damaged(open_shards(copied))
     assert [sample_id for sample_id, is_damaged in damaged if is_damaged] == [7]
 

@@ -89,6 +89,16 @@ def test_a_large_set_is_split_and_read_as_one(samples, tmp_path):
         assert data[place.mask_offset :].startswith(sample.mask)
     labels = [label for _, _, label in read_with_dali(tmp_path, len(samples))]
     assert labels == [sample.label for sample in samples]
+    for tar, index in zip(tars, indices, strict=True):
+        assert index.read_text() == index_by_dali(tar, tmp_path / "theirs.idx")
+
+
+def index_by_dali(tar, path):
+    from wds2idx import IndexCreator
+
+    with IndexCreator(str(tar), str(path), verbose=False) as creator:
+        creator.create_index()
+    return path.read_text()
 
 
 def test_members_are_those_of_a_webdataset(samples, tmp_path):

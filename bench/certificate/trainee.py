@@ -1,0 +1,56 @@
+"""The step that is to be fed: model and optimizer as the training has them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import train
+from pipeline.batch import MultiCropBatch
+from training.config import TrainConfig
+from training.launch import World
+from training.plan import Plan
+
+_KEPT_BYTES = 256 << 20  # of SYNTHETIC's views: more than any cache holds
+_FEWEST_KEPT = 2
+
+
+class Trainee:
+    """One step, and a checkpoint into a folder that is thrown away later."""
+
+    def __init__(self, config: TrainConfig, plan: Plan, world: World, folder: Path) -> None:
+        self.model, self.optimizer = train.build(config, world)
+        self._config, self._plan, self._world, self._folder = config, plan, world, folder
+        self._done = 0
+
+    def step(self, step: int, batch: MultiCropBatch) -> None:
+        """One update; as often as the training writes a log line, its loss is read.
+
+        Raises:
+            ValueError: the loss is no number.
+        """
+        terms = train.train_step(
+            self.model, self.optimizer, batch, self._config, self._plan, step, self._world
+        )
+        self._done += 1
+        if self._done % self._config.log_every == 0 and not math.isfinite(float(terms.total)):
+            raise ValueError(
+                f"the loss is no number after {self._done} steps; a certificate needs settings "
+                "that train: lower optimizer.base_learning_rate"
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint as the training does; the folder keeps as many as the settings say."""
+        train.save(self._folder, self._done, self.model, self.optimizer, self._config, self._world)
+
+
+def number_kept(batch: MultiCropBatch, most: int) -> int:
+    """How many batches SYNTHETIC goes through in turn: so many that no cache holds them."""
+    size = sum(views.numel() * views.element_size() for views in (batch.large, batch.small))
+    return max(_FEWEST_KEPT, min(most, -(-_KEPT_BYTES // size)))
+
+
+def own(batch: MultiCropBatch) -> MultiCropBatch:
+    """The same views in memory that no loader lends again, where they are, laid out as they are."""
+    return replace(batch, large=batch.large.clone(), small=batch.small.clone())

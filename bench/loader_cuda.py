@@ -1,0 +1,102 @@
+"""Rung `loader` on a GPU: bytes on disk to views on the device. No machine with one has run it.
+
+Ours with CPU decoding, and with DALI's on the GPU where it is installed; beside them a stock DALI
+pipeline on the GPU, and kornia after DALI's decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.harness import Candidate, Measured, anywhere, measure, tell
+from bench.loader import LoaderRequest, Material, candidate, peer, report
+from bench.rows import named, pick, ratios_of
+from bench.stages import Task
+from bench.streams import Stream
+from bench.training_rungs import loader_stream
+from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.loader import LoaderConfig
+from pipeline.shards import FORMATS, open_shards
+from training.allocator import keep_freed_memory as keep
+from training.config import TrainConfig
+
+DECODERS = {"": "turbojpeg", " dali-gpu": "dali-gpu"}
+PEERS = ("DALI stock", "kornia after DALI")
+
+
+def loader_cuda(request: LoaderRequest, recipe: MultiCropRecipe, found: Material) -> dict[str, Any]:
+    """Measure, and return the JSON object of this rung.
+
+    Raises:
+        ValueError: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device on this machine")
+    candidates = pick(request.only, cuda_candidates(request, recipe, found), peers=request.peers)
+    measured = measure(candidates, rounds=request.rounds, placed=anywhere)
+    return report(request, recipe, found, measured, cuda_ratios(measured))
+
+
+def cuda_candidates(
+    request: LoaderRequest, recipe: MultiCropRecipe, found: Material
+) -> list[Candidate]:
+    """Ours from both formats with each decoder, then the peers."""
+    rows = [
+        candidate(
+            request,
+            found,
+            f"loader ({format}{ending})",
+            f"our loader, bfloat16 views by fused, decoder {decoder}",
+            partial(open_ours, found, format, recipe, request, decoder),
+            setup=keep,
+        )
+        for format in FORMATS
+        for ending, decoder in DECODERS.items()
+    ]
+    of = partial(peer, request, found, recipe=recipe, setup=keep)
+    device = torch.cuda.current_device()
+    return [
+        *rows,
+        of(PEERS[0], "dali_loader", "make", dali_shards, device_id=device),
+        of(PEERS[1], "kornia_loader", "make", dali_shards, device_id=device),
+    ]
+
+
+def open_ours(
+    found: Material, format: str, recipe: MultiCropRecipe, request: LoaderRequest, decoder: str
+) -> Stream:
+    """The loader of train.py on shards of one format."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    config = LoaderConfig(threads=request.threads, decoder=decoder).for_device(device)
+    shards = open_shards(found.folder(format))
+    config = config.settled(shards, device=device, tell=tell)
+    shards.close()
+    task = Task(
+        config=TrainConfig(recipe=recipe, loader=config, global_batch_size=request.batch),
+        data=found.folder(format),
+        device=device,
+        threads=request.threads,
+    )
+    return replace(loader_stream(task), note=f"decoder {config.decoder}")
+
+
+def dali_shards(found: Material) -> Path:
+    return found.folder("dali")
+
+
+def cuda_ratios(measured: Sequence[Measured]) -> dict[str, float]:
+    """How many times as fast as each peer ours is."""
+    names = [f"loader ({format}{ending})" for format in FORMATS for ending in DECODERS]
+    return ratios_of(
+        {
+            f"{name}/{other}": (named(measured, name), named(measured, other))
+            for name in names
+            for other in PEERS
+        }
+    )

@@ -1,0 +1,114 @@
+"""Faults in mid-run: the run names them, saves, leaves on every rank, and goes on where it was."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline.sampler import Sampler
+from pipeline.shards import open_shards
+from tests.journey import ROOT, train, train_arguments
+from tests.test_train import assert_same_weights, metrics, weights
+
+# Runs train.py with a loader whose reads hang from some call on, as of a disk that is gone.
+HANGING = """
+import sys, threading
+from pipeline.shards.files import FileShards
+import train
+
+good, calls, never = FileShards.read, [], threading.Event()
+
+def read(self, ids, *others):
+    calls.append(1)
+    if len(calls) > 4:
+        others[1](int(ids[0]))
+        never.wait()
+    return good(self, ids, *others)
+
+FileShards.read = read
+train.main(sys.argv[1:])
+"""
+
+
+# Of the third step; of two ranks, both belong to the second.
+BAD = Sampler(num_samples=24, global_batch_size=8, seed=0).batch(2)[1][[1, 3]].tolist()
+
+
+@pytest.fixture(scope="module")
+def damaged(home):
+    """The shards with a flipped bit in two pictures: they are JPEGs still."""
+    folder = home / "damaged-later"
+    shutil.copytree(home / "shards", folder / "shards")
+    shutil.copy(home / "tiny.toml", folder)
+    whole = open_shards(home / "shards")
+    content = bytearray((folder / "shards" / "data.beton").read_bytes())
+    for jpeg in whole.read(np.array(BAD)).jpegs:
+        content[content.index(jpeg) + len(jpeg) // 2] ^= 1
+    (folder / "shards" / "data.beton").write_bytes(content)
+    return folder
+
+
+def saved_steps(out):
+    return sorted(int(path.stem.partition("-")[2]) for path in out.glob("checkpoint-*.pt"))
+
+
+def test_a_loader_that_hangs_ends_the_run_after_saving(home):
+    out = home / "hanging"
+    arguments = train_arguments(home, out, "max_steps=8", "loader.stall_seconds=15")
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, *map(str, arguments[1:])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    assert re.search(
+        r"Error: stage 'read' is at step 4, sample \d+, and has not moved", done.stderr
+    )
+    assert "never.wait()" in done.stderr or "in wait" in done.stderr  # its stack
+    assert "Traceback" not in done.stderr
+    assert "stopped by an error; step 4 is saved, run again to go on" in done.stdout
+    assert 4 in saved_steps(out)
+    assert train(home, out, "max_steps=8").returncode == 0
+    whole = home / "hanging-whole"
+    assert train(home, whole, "max_steps=8").returncode == 0
+    assert_same_weights(weights(out, 8), weights(whole, 8))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_too_many_bad_samples_end_every_rank_after_saving(home, damaged, tmp_path, processes):
+    options = {"gpus": 0, "processes": processes}
+    settings = ("max_steps=6", "checkpoint_every=100", "log_every=100")
+    out, whole = tmp_path / "strict", tmp_path / "whole"
+    stopped = train(damaged, out, *settings, "loader.max_bad=0", **options)
+    assert stopped.returncode == 1
+    named = re.search(
+        r"more than loader\.max_bad=0.*sample (\d+) \(.+\.jpg: the bytes of its JPEG have changed",
+        stopped.stderr,
+    )
+    assert int(named.group(1)) in BAD
+    assert "Traceback" not in stopped.stderr
+    assert saved_steps(out) == [2]
+    assert "stopped by an error" in stopped.stdout
+    assert "step 2 is saved, run again to go on" in stopped.stdout
+    resumed = train(damaged, out, *settings, **options)
+    assert resumed.returncode == 0, resumed.stderr
+    assert train(damaged, whole, *settings, **options).returncode == 0
+    assert_same_weights(weights(out, 6), weights(whole, 6))
+
+
+def test_bad_samples_are_named_once_and_listed(damaged, tmp_path):
+    out = tmp_path / "run"
+    done = train(damaged, out, "max_steps=8", "log_every=1")
+    assert done.returncode == 0, done.stderr
+    assert sorted(int(i) for i in re.findall(r"replaced: sample (\d+)", done.stdout)) == sorted(BAD)
+    assert "bad samples 2" in done.stdout
+    listed = json.loads((out / "bad_samples.json").read_text())
+    assert list(listed) == [str(i) for i in sorted(BAD)]
+    assert all("have changed since they were written" in text for text in listed.values())
+    assert metrics(out)[-1]["bad_samples"] == 2
