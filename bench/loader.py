@@ -18,16 +18,17 @@ import torch
 
 from bench.augment import installed_version
 from bench.environment import environment
-from bench.harness import Built, Candidate, Measured
+from bench.harness import Built, Candidate, Measured, Unavailable, tell
 from bench.isolated import Setup, isolated
 from bench.material import Material, material
 from bench.rows import row
-from bench.stages import Task
+from bench.stages import Task, require_decoder
 from bench.streams import Stream, timed
 from bench.training_rungs import loader_stream
 from pipeline.augment import CPU
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.loader import LoaderConfig
+from pipeline.shards import open_shards
 from training.config import TrainConfig
 
 
@@ -94,16 +95,28 @@ def our_stream(
     request: LoaderRequest,
     *,
     device: torch.device = CPU,
-    precision: str = "float32",
+    decoder: str = "auto",
 ) -> Stream:
-    """The loader of train.py on shards of one format."""
-    config = TrainConfig(
-        recipe=recipe,
-        loader=LoaderConfig(threads=request.threads).for_device(device),
-        global_batch_size=request.batch,
-        precision=precision,
+    """The loader of train.py on shards of one format.
+
+    Raises:
+        Unavailable: there are no such shards, this decoder cannot run here, a package is missing.
+    """
+    shards = open_shards(found.folder(format))
+    try:
+        config = LoaderConfig(threads=request.threads, decoder=decoder).for_device(device)
+        config = config.settled(shards, device=device, tell=tell)
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
+    finally:
+        shards.close()
+    task = Task(
+        config=TrainConfig(recipe=recipe, loader=config, global_batch_size=request.batch),
+        data=found.folder(format),
+        device=device,
+        threads=request.threads,
     )
-    task = Task(config=config, data=found.folder(format), device=device, threads=request.threads)
+    require_decoder(task)
     return loader_stream(task)
 
 
