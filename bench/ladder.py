@@ -192,15 +192,14 @@ def _rows(
     measured: Sequence[Measured], seconds: dict[str, tuple[float, ...]]
 ) -> list[dict[str, Any]]:
     own, lost = own_seconds(seconds), drops(seconds)
-    demand = 1 / median(seconds["model"]) if "model" in seconds else None
+    model = median(seconds["model"]) if "model" in seconds else None
     rows = []
     for each in measured:
         name, made = each.candidate.name, row(each)
         if "skipped" not in made:
             made["drop"] = lost.get(name)
             made["own_milliseconds_per_image"] = 1e3 * own[name] if name in own else None
-            rate = made["images_per_second"]["p50"]
-            made["times_demand"] = rate / demand if demand else None
+            made["times_demand"] = model / median(each.seconds) if model else None
         rows.append(made)
     return rows
 

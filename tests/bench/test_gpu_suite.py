@@ -36,6 +36,8 @@ def test_the_suite_and_the_rung_import_nothing_that_a_bare_gpu_machine_lacks():
         f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
         "import bench.gpu_suite, bench.__main__, bench.augment_cuda, bench.loader_cuda\n"
         "from bench.peers import dali_stock, ffcv_stock, kornia_batched, torchvision_v2\n"
+        "from bench.peers import dali_loader, ffcv_loader, kornia_dali_loader, libjpeg_loop\n"
+        "import bench.peers.torchvision_loader\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

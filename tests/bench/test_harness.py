@@ -17,8 +17,9 @@ from bench.harness import (
     measure,
     pinned,
     repeated,
+    wall_seconds,
 )
-from bench.rows import faster, quantiles, ratio, row
+from bench.rows import faster, pick, quantiles, ratio, ratios_of, row
 
 
 class Bench:
@@ -105,6 +106,23 @@ def test_a_ratio_pairs_the_rounds():
 
 def test_no_ratio_without_figures():
     assert ratio(measured("a", 1.0), measured("b")) is None
+    pairs = {"a/b": (measured("a", 1.0), measured("b", 2.0)), "a/c": (measured("a", 1.0), None)}
+    assert ratios_of(pairs | {"b/d": (measured("b", 1.0), measured("d"))}) == {"a/b": 2.0}
+
+
+def test_a_work_may_say_itself_how_long_it_took():
+    assert wall_seconds(lambda: 123.0) == 123.0
+    assert 0 <= wall_seconds(lambda: None) < 100
+
+
+def test_rows_are_picked_by_name_with_peers_or_without():
+    bench = Bench()
+    rows = [bench.candidate("ours", [1]), bench.candidate("theirs", [1], peer=True)]
+    assert [each.name for each in pick((), rows)] == ["ours", "theirs"]
+    assert [each.name for each in pick((), rows, peers=False)] == ["ours"]
+    assert [each.name for each in pick(("theirs",), rows)] == ["theirs"]
+    with pytest.raises(ValueError, match="--only 'x': no such row; choose from ours, theirs"):
+        pick(("x",), rows)
 
 
 def test_the_faster_of_several_has_figures_if_any_has():

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from bench import isolated as isolation
 from bench.harness import Built, Candidate, measure
 from bench.isolated import isolated
 from bench.rows import row
@@ -51,6 +52,34 @@ def test_the_child_runs_on_the_cores_of_its_candidate_after_its_setup(tmp_path):
 )
 def test_what_fails_there_is_a_skipped_row_here(build, reason):
     assert row(measured(build))["skipped"].startswith(reason)
+
+
+def test_seconds_that_the_work_tells_come_across():
+    found = measured(partial(Built, run=partial(float, "7.5")))
+    assert found.seconds == (7.5, 7.5)
+
+
+def test_work_may_have_processes_of_its_own():
+    assert measured(partial(Built, run=_with_a_child)).seconds == (1.0, 1.0)
+
+
+def test_what_it_holds_is_closed_there(tmp_path):
+    file = tmp_path / "closed"
+    measured(partial(Built, run=os.getpid, close=partial(os.mkdir, file)))
+    assert file.exists()
+
+
+def test_who_gives_no_answer_is_a_skipped_row(monkeypatch):
+    monkeypatch.setattr(isolation, "PATIENCE_SECONDS", 0.01)
+    found = measured(partial(Built, run=partial(time.sleep, 60)))
+    assert row(found)["skipped"] == "gave no answer within 0 s"
+
+
+def _with_a_child():
+    child = multiprocessing.get_context("fork").Process(target=os.getpid)
+    child.start()
+    child.join()
+    return float(child.exitcode == 0)
 
 
 def test_no_process_is_left():
