@@ -91,7 +91,7 @@ def decode_candidates(request: DecodeRequest, folders: dict[str, Path]) -> list[
                 images=images,
                 bytes_per_image=moved,
                 cores=threads,
-                version=installed_version("simplejpeg"),
+                version=installed_version("simplejpeg") if "simplejpeg" in name else None,
                 peer=name in _LOOPS,
             ),
             keep_freed_memory,

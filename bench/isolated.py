@@ -19,6 +19,8 @@ from bench.harness import Broken, Built, Candidate, Unavailable
 
 Setup = Callable[[], object]
 
+PATIENCE_SECONDS = 600.0  # for one answer: a peer whose own thread has died would never give one
+
 
 def isolated(candidate: Candidate, setup: Setup | None = None) -> Candidate:
     """The same, built and run in a child; `setup` is called there first.
@@ -40,6 +42,8 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
 
     def answer() -> Any:
         try:
+            if not ours.poll(PATIENCE_SECONDS):
+                raise Broken(f"gave no answer within {PATIENCE_SECONDS:.0f} s")
             kind, value = ours.recv()
         except EOFError:
             process.join()

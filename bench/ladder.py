@@ -21,10 +21,10 @@ import torch
 from bench.bottleneck import RUNGS, drops, find_bottleneck, own_seconds
 from bench.environment import environment
 from bench.generated import generated_shards
-from bench.harness import Built, Candidate, Measured, Unavailable, anywhere, measure, pinned
+from bench.harness import Built, Candidate, Measured, Unavailable, anywhere, measure, pinned, tell
 from bench.isolated import isolated
 from bench.rows import named, ratios_of, row
-from bench.stages import Stages, Task, views_dtype
+from bench.stages import Stages, Task, require_decoder, views_dtype
 from bench.streams import mean_seconds, timed
 from bench.training_rungs import full_step, loader_stream, model_alone, plan_of
 from pipeline.batch import MASK_GRID
@@ -78,9 +78,16 @@ def ladder(request: LadderRequest) -> dict[str, Any]:
 
 
 def task_of(request: LadderRequest, data: Path) -> Task:
-    """The run to measure: this batch, these threads, the executor that `auto` stands for."""
+    """The run to measure: this batch, these threads, executor and decoder decided.
+
+    Raises:
+        ValueError: unreadable shards, an executor or a decoder that cannot run here.
+    """
     device = torch.device(request.device)
     loader = replace(request.config.loader, threads=request.threads).for_device(device)
+    shards = open_shards(data)
+    loader = loader.settled(shards, device=device, tell=tell)
+    shards.close()
     wanted, (largest, instead) = request.config.global_batch_size, BATCHES[request.device]
     batch = request.batch or (wanted if wanted <= largest else instead)
     config = replace(request.config, global_batch_size=batch, loader=loader)
@@ -115,7 +122,7 @@ def build_rung(name: str, task: Task) -> Built:
     """
     try:
         if name not in ("read", "model"):
-            _try_decoder(task)
+            require_decoder(task)
         if name == "loader":
             return timed(loader_stream(task))
         if name == "model":
@@ -131,15 +138,6 @@ def _serial(name: str, task: Task) -> Built:
     stages = Stages(task)
     step: Callable[[], object] = getattr(stages, name)
     return Built(run=lambda: mean_seconds(step, finish=stages.finish), close=stages.close)
-
-
-def _try_decoder(task: Task) -> None:
-    """Decode one sample: in a loader's thread a missing package would be a failure."""
-    stages = Stages(task)
-    try:
-        stages.decode_ids(np.arange(1))
-    finally:
-        stages.close()
 
 
 def bytes_moved(task: Task) -> dict[str, float]:

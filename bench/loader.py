@@ -8,27 +8,28 @@ rows are in loader_cpu and loader_cuda.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+import torch
 
 from bench.augment import installed_version
 from bench.environment import environment
-from bench.generated import shards_for
 from bench.harness import Built, Candidate, Measured, Unavailable, tell
 from bench.isolated import Setup, isolated
+from bench.material import Material, material
 from bench.rows import row
+from bench.stages import Task, require_decoder
 from bench.streams import Stream, timed
+from bench.training_rungs import loader_stream
+from pipeline.augment import CPU
 from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.loader import LoaderConfig
 from pipeline.shards import open_shards
-
-IMAGE_ENDINGS = (".jpg", ".jpeg")
+from training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,26 +46,6 @@ class LoaderRequest:
     only: tuple[str, ...] = ()  # names of rows; empty: all
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Material:
-    """Where the same pictures lie in each form."""
-
-    shards: Mapping[str, Path]  # format -> folder
-    photos: tuple[tuple[Path, int], ...]  # JPEG files and labels
-    images: int
-    bytes_per_image: float  # JPEG and mask read, views written once
-
-    def folder(self, format: str) -> Path:
-        """The shards in this format.
-
-        Raises:
-            Unavailable: there are none.
-        """
-        if format not in self.shards:
-            raise Unavailable(f"there are no shards of format {format}; give them by --data")
-        return self.shards[format]
-
-
 def loader(request: LoaderRequest) -> dict[str, Any]:
     """Measure, and return the JSON object of this rung.
 
@@ -72,7 +53,7 @@ def loader(request: LoaderRequest) -> dict[str, Any]:
         ValueError: no such device or row, unreadable shards, fewer samples than a batch.
     """
     recipe = MultiCropRecipe()
-    with material(request, recipe) as found:
+    with material(request.data, request.photos, recipe, batch=request.batch) as found:
         if request.device == "cuda":
             from bench.loader_cuda import loader_cuda
 
@@ -80,51 +61,6 @@ def loader(request: LoaderRequest) -> dict[str, Any]:
         from bench.loader_cpu import loader_cpu
 
         return loader_cpu(request, recipe, found)
-
-
-@contextmanager
-def material(request: LoaderRequest, recipe: MultiCropRecipe) -> Iterator[Material]:
-    """The pictures in all forms; what is not given is made in temporary folders."""
-    with shards_for(request.data) as folders, TemporaryDirectory(prefix="bench-") as temporary:
-        first = next(iter(folders.values()))
-        written = () if request.photos else write_photos(first, Path(temporary))
-        shards = open_shards(first)
-        sizes, images = shards.manifest.sizes, len(shards)
-        shards.close()
-        if images < request.batch:
-            raise ValueError(f"{first} holds {images} samples; lower --batch {request.batch}")
-        views = 4 * sum(3 * side * side for side in recipe.sizes)
-        yield Material(
-            shards=folders,
-            photos=written if request.photos is None else list_photos(request.photos),
-            images=images,
-            bytes_per_image=(sizes.jpeg_bytes + sizes.mask_bytes) / images + views,
-        )
-
-
-def write_photos(data: Path, folder: Path) -> tuple[tuple[Path, int], ...]:
-    """Write the JPEGs of shards as files, byte for byte, and return them with their labels."""
-    shards = open_shards(data)
-    tell(f"writing {len(shards)} JPEG files for torchvision")
-    photos = []
-    for sample_id in range(len(shards)):
-        path = folder / f"{sample_id:06d}.jpg"
-        path.write_bytes(shards.read(np.array([sample_id])).jpegs[0])
-        photos.append((path, int(shards.labels[sample_id])))
-    shards.close()
-    return tuple(photos)
-
-
-def list_photos(folder: Path) -> tuple[tuple[Path, int], ...]:
-    """The JPEG files of a folder and the folders in it; labels number them.
-
-    Raises:
-        ValueError: there are none.
-    """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-    if not paths:
-        raise ValueError(f"--photos {folder}: no files ending in {' or '.join(IMAGE_ENDINGS)}")
-    return tuple((path, number) for number, path in enumerate(paths))
 
 
 def candidate(
@@ -150,6 +86,38 @@ def candidate(
         peer=peer,
     )
     return isolated(one, setup)
+
+
+def our_stream(
+    found: Material,
+    format: str,
+    recipe: MultiCropRecipe,
+    request: LoaderRequest,
+    *,
+    device: torch.device = CPU,
+    decoder: str = "auto",
+) -> Stream:
+    """The loader of train.py on shards of one format.
+
+    Raises:
+        Unavailable: there are no such shards, this decoder cannot run here, a package is missing.
+    """
+    shards = open_shards(found.folder(format))
+    try:
+        config = LoaderConfig(threads=request.threads, decoder=decoder).for_device(device)
+        config = config.settled(shards, device=device, tell=tell)
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
+    finally:
+        shards.close()
+    task = Task(
+        config=TrainConfig(recipe=recipe, loader=config, global_batch_size=request.batch),
+        data=found.folder(format),
+        device=device,
+        threads=request.threads,
+    )
+    require_decoder(task)
+    return loader_stream(task)
 
 
 def peer(

@@ -9,27 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from bench.augment_cpu import alike_to
 from bench.harness import Candidate, Measured, measure
-from bench.loader import LoaderRequest, Material, candidate, peer, report
+from bench.loader import LoaderRequest, candidate, our_stream, peer, report
+from bench.material import Material, dali_shards, ffcv_shards, photos_of
 from bench.rows import faster, named, pick, ratios_of
-from bench.stages import Task
-from bench.streams import Stream
-from bench.training_rungs import loader_stream
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.loader import LoaderConfig
 from pipeline.shards import FORMATS, open_shards
 from training.allocator import keep_freed_memory as keep
-from training.config import TrainConfig
 
 TORCHVISION = ("torchvision (PIL)", "torchvision (simplejpeg)")
 ALIKE = " (as torchvision)"
-PEERS = (*TORCHVISION, "FFCV stock", "DALI stock")
 
 
 def loader_cpu(request: LoaderRequest, recipe: MultiCropRecipe, found: Material) -> dict[str, Any]:
@@ -46,7 +38,7 @@ def cpu_candidates(
     rows = []
     for format in FORMATS:
         for ending, wanted in (("", recipe), (ALIKE, alike_to(recipe))):
-            opened = partial(open_ours, found, format, wanted, request)
+            opened = partial(our_stream, found, format, wanted, request)
             what = described(found, format, alike=bool(ending))
             name = f"loader ({format}){ending}"
             rows.append(candidate(request, found, name, what, opened, setup=keep))
@@ -60,20 +52,6 @@ def cpu_candidates(
     ]
 
 
-def open_ours(
-    found: Material, format: str, recipe: MultiCropRecipe, request: LoaderRequest
-) -> Stream:
-    """The loader of train.py on shards of one format."""
-    cpu = torch.device("cpu")
-    config = TrainConfig(
-        recipe=recipe,
-        loader=LoaderConfig(threads=request.threads).for_device(cpu),
-        global_batch_size=request.batch,
-    )
-    task = Task(config=config, data=found.folder(format), device=cpu, threads=request.threads)
-    return loader_stream(task)
-
-
 def described(found: Material, format: str, *, alike: bool) -> str:
     """What our row does, masks or none."""
     if alike:
@@ -84,18 +62,6 @@ def described(found: Material, format: str, *, alike: bool) -> str:
     masks = shards.manifest.masks.num_masks
     shards.close()
     return f"our loader, masks {'on' if masks else 'wanted, but the shards have none'}"
-
-
-def photos_of(found: Material) -> tuple[tuple[Path, int], ...]:
-    return found.photos
-
-
-def ffcv_shards(found: Material) -> Path:
-    return found.folder("ffcv")
-
-
-def dali_shards(found: Material) -> Path:
-    return found.folder("dali")
 
 
 def cpu_ratios(measured: Sequence[Measured]) -> dict[str, float]:

@@ -7,24 +7,18 @@ pipeline on the GPU, and kornia after DALI's decoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.harness import Candidate, Measured, anywhere, measure, tell
-from bench.loader import LoaderRequest, Material, candidate, peer, report
+from bench.harness import Candidate, Measured, anywhere, measure
+from bench.loader import LoaderRequest, candidate, our_stream, peer, report
+from bench.material import Material, dali_shards
 from bench.rows import named, pick, ratios_of
-from bench.stages import Task
-from bench.streams import Stream
-from bench.training_rungs import loader_stream
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.loader import LoaderConfig
-from pipeline.shards import FORMATS, open_shards
+from pipeline.shards import FORMATS
 from training.allocator import keep_freed_memory as keep
-from training.config import TrainConfig
 
 DECODERS = {"": "turbojpeg", " dali-gpu": "dali-gpu"}
 PEERS = ("DALI stock", "kornia after DALI")
@@ -47,47 +41,25 @@ def cuda_candidates(
     request: LoaderRequest, recipe: MultiCropRecipe, found: Material
 ) -> list[Candidate]:
     """Ours from both formats with each decoder, then the peers."""
+    device = torch.device("cuda", torch.cuda.current_device())
     rows = [
         candidate(
             request,
             found,
             f"loader ({format}{ending})",
             f"our loader, bfloat16 views by fused, decoder {decoder}",
-            partial(open_ours, found, format, recipe, request, decoder),
+            partial(our_stream, found, format, recipe, request, device=device, decoder=decoder),
             setup=keep,
         )
         for format in FORMATS
         for ending, decoder in DECODERS.items()
     ]
     of = partial(peer, request, found, recipe=recipe, setup=keep)
-    device = torch.cuda.current_device()
     return [
         *rows,
-        of(PEERS[0], "dali_loader", "make", dali_shards, device_id=device),
-        of(PEERS[1], "kornia_loader", "make", dali_shards, device_id=device),
+        of(PEERS[0], "dali_loader", "make", dali_shards, device_id=device.index),
+        of(PEERS[1], "kornia_dali_loader", "make", dali_shards, device_id=device.index),
     ]
-
-
-def open_ours(
-    found: Material, format: str, recipe: MultiCropRecipe, request: LoaderRequest, decoder: str
-) -> Stream:
-    """The loader of train.py on shards of one format."""
-    device = torch.device("cuda", torch.cuda.current_device())
-    config = LoaderConfig(threads=request.threads, decoder=decoder).for_device(device)
-    shards = open_shards(found.folder(format))
-    config = config.settled(shards, device=device, tell=tell)
-    shards.close()
-    task = Task(
-        config=TrainConfig(recipe=recipe, loader=config, global_batch_size=request.batch),
-        data=found.folder(format),
-        device=device,
-        threads=request.threads,
-    )
-    return replace(loader_stream(task), note=f"decoder {config.decoder}")
-
-
-def dali_shards(found: Material) -> Path:
-    return found.folder("dali")
 
 
 def cuda_ratios(measured: Sequence[Measured]) -> dict[str, float]:

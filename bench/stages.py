@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from bench.harness import Unavailable
 from pipeline.augment import Executor, make_executor
 from pipeline.augment.params import sample_view_params
 from pipeline.batch import DecodedBatch, EncodedBatch, Ids, MultiCropBatch
-from pipeline.loader import make_decoder
+from pipeline.loader import decoder_for
 from pipeline.loader.decode import BadSamples, decode_batch, read_batch
 from pipeline.loader.ring import Slot
 from pipeline.sampler import Sampler
@@ -54,9 +55,9 @@ class Stages:
             seed=task.config.seed,
         )
         loader = task.config.loader
-        self._decoder = make_decoder(loader.decoder, self.shards, threads=task.threads)
+        self._decoder = decoder_for(loader, self.shards, device=task.device)
         self._bad = BadSamples(self.shards, budget=loader.max_bad)
-        self._slot = Slot(pinned=task.device.type == "cuda")
+        self._slot = Slot(self._decoder.device, pinned=task.device.type == "cuda")
         self._memory = ReadMemory()
         self._executor: Executor | None = None
         self._step = 0
@@ -141,10 +142,25 @@ class Stages:
         executor = self._task.config.loader.executor
         if self._task.device.type == "cpu":
             raise Unavailable("nothing to upload: the views are made and used on the CPU")
+        if self._decoder.device.type != "cpu":
+            raise Unavailable(f"nothing to upload: {self.decoder} decodes on the GPU")
         if executor != "fused":
-            raise Unavailable(
-                f"executor {executor} makes views on the CPU; they go up with the step"
-            )
+            raise Unavailable(f"executor {executor} makes views on the CPU: augment uploads them")
+
+
+def require_decoder(task: Task) -> None:
+    """Decode one sample: in a loader's thread, a package that is missing would be a failure.
+
+    Raises:
+        Unavailable: a package is not installed.
+    """
+    stages = Stages(task)
+    try:
+        stages.decode_ids(np.arange(1))
+    except ImportError as error:
+        raise Unavailable(f"not installed: {error.name or error}") from error
+    finally:
+        stages.close()
 
 
 def executor_of(task: Task) -> Executor:

@@ -61,7 +61,7 @@ def loader_stream(task: Task) -> Stream:
     return Stream(
         batches=(([*batch.large, *batch.small], batch.labels) for batch in loader),
         ahead=batches_ahead(task),
-        note=f"executor {task.config.loader.executor}",
+        note=f"decoder {task.config.loader.decoder}, executor {task.config.loader.executor}",
         finish=_waiting_for(task.device),
         close=_closing(loader.close, shards.close),
     )

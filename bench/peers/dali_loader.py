@@ -54,17 +54,9 @@ def _pipeline(
 ) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
-    tars = sorted(data.glob("*.tar"))
-
     @pipeline_def(enable_conditionals=True)
     def graph() -> tuple[Any, ...]:
-        jpegs, labels = fn.readers.webdataset(
-            name="reader",
-            paths=[str(tar) for tar in tars],
-            index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
-            ext=["jpg", "cls"],
-            random_shuffle=True,
-        )
+        jpegs, labels = webdataset(data)
         device = "cpu" if device_id is None else "mixed"
         pictures = fn.decoders.image(jpegs, device=device, output_type=types.RGB)
         return (fn.pad(labels), *view_branches(pictures, recipe))
@@ -78,7 +70,21 @@ def _pipeline(
     )
 
 
-def _batches(pipeline: Any) -> Generator[Batch]:
+def webdataset(data: Path) -> Any:
+    """DALI's reader of tar shards, shuffled: encoded pictures, and labels as ASCII digits."""
+    from nvidia.dali import fn
+
+    tars = sorted(data.glob("*.tar"))
+    return fn.readers.webdataset(
+        name="reader",
+        paths=[str(tar) for tar in tars],
+        index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
+        ext=["jpg", "cls"],
+        random_shuffle=True,
+    )
+
+
+def _batches(pipeline: Any) -> Generator[Batch, None, None]:
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
@@ -93,10 +99,10 @@ def _batches(pipeline: Any) -> Generator[Batch]:
     while True:
         for (given,) in epochs:
             label, *views = (given[name] for name in names)
-            yield views, _numbers(label)
+            yield views, label_numbers(label)
 
 
-def _numbers(labels: Tensor) -> Tensor:
+def label_numbers(labels: Tensor) -> Tensor:
     """Labels of ASCII digits, uint8 [B, n] filled up with zeros, as int64 [B]."""
     rows = labels.cpu().numpy()
     return torch.tensor([int(row.tobytes().rstrip(b"\0")) for row in rows])

@@ -95,8 +95,13 @@ def _pipeline(recipe: MultiCropRecipe, batch: int, threads: int, device_id: int 
 
 def view_branches(pictures: Any, recipe: MultiCropRecipe) -> tuple[Any, ...]:
     """Views of decoded pictures, within a pipeline that has conditionals enabled."""
-    sides = zip(recipe.views, recipe.sizes, strict=True)
-    return tuple([_normalised(_view(pictures, *side), side[0], recipe) for side in sides])
+    views, sizes = recipe.views, recipe.sizes  # by number: DALI puts a zip of its own in place
+    return tuple(
+        [
+            _normalised(_view(pictures, views[v], sizes[v]), views[v], recipe)
+            for v in range(recipe.num_views)
+        ]
+    )
 
 
 def _view(pictures: Any, view: ViewRecipe, size: int) -> Any:

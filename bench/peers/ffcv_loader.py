@@ -65,7 +65,7 @@ def _loader(path: Path, recipe: MultiCropRecipe, batch: int, workers: int, passe
         os_cache=True,
         order=OrderOption.RANDOM,
         seed=0,
-        indices=np.tile(np.arange(Reader(str(path)).num_samples), passes),
+        indices=np.tile(np.arange(int(Reader(str(path)).num_samples)), passes),
         pipelines=pipelines,
         drop_last=True,
         batches_ahead=_AHEAD,
@@ -84,7 +84,7 @@ def _pipeline(view: ViewRecipe, size: int) -> Any:
     return PipelineSpec("image", transforms=operations)
 
 
-def _batches(loader: Any, recipe: MultiCropRecipe, workers: int) -> Generator[Batch]:
+def _batches(loader: Any, recipe: MultiCropRecipe, workers: int) -> Generator[Batch, None, None]:
     """Closing it ends the threads: FFCV's own stays behind unless its iterator is closed."""
     finish = [
         _finishing(view, size, recipe)

@@ -37,12 +37,19 @@ def make_pil(
 
 
 def make_tensor(
-    photos: Photos, recipe: MultiCropRecipe, *, batch: int, workers: int, passes: int = _PASSES
+    photos: Photos,
+    recipe: MultiCropRecipe,
+    *,
+    batch: int,
+    workers: int,
+    passes: int = _PASSES,
+    device: torch.device | None = None,
 ) -> Stream:
     """On tensors, float32 from the crop on: faster than uint8 to the end (bench augment)."""
     import simplejpeg  # noqa: F401  a package that is missing is told here, not by a worker
 
-    return _stream(_Photos(photos, recipe, _as_tensor, torch.float32), batch, workers, passes)
+    made = _Photos(photos, recipe, _as_tensor, torch.float32)
+    return _stream(made, batch, workers, passes, device)
 
 
 class _Photos(Dataset[tuple[list[Tensor], int]]):
@@ -86,16 +93,21 @@ def _as_tensor(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _stream(photos: _Photos, batch: int, workers: int, passes: int) -> Stream:
+def _stream(
+    photos: _Photos, batch: int, workers: int, passes: int, device: torch.device | None = None
+) -> Stream:
     batches = _batches(
         DataLoader(
             photos,
             batch_size=batch,
             sampler=RandomSampler(photos, num_samples=passes * len(photos)),
             num_workers=workers,
+            multiprocessing_context="fork",  # a spawned process would have spawned ones
             prefetch_factor=_PREFETCH,
             persistent_workers=True,
-        )
+            pin_memory=device is not None,
+        ),
+        device,
     )
     return Stream(
         batches=batches,
@@ -106,6 +118,11 @@ def _stream(photos: _Photos, batch: int, workers: int, passes: int) -> Stream:
     )
 
 
-def _batches(loader: DataLoader[tuple[list[Tensor], int]]) -> Generator[Batch, None, None]:
+def _batches(
+    loader: DataLoader[tuple[list[Tensor], int]], device: torch.device | None
+) -> Generator[Batch, None, None]:
     """Whoever closes it ends the workers: the loader is referred to from here alone."""
-    yield from loader
+    for views, labels in loader:
+        if device is not None:
+            views = [view.to(device, non_blocking=True) for view in views]
+        yield views, labels

@@ -1,7 +1,8 @@
-"""kornia on the GPU after DALI's reader and decoder: who wants params per picture does it so.
+"""kornia after DALI's reader and decoder, on the GPU: who wants params per picture does it so.
 
 kornia works on batches of one size, so DALI resizes each picture before, as its users do; crops
-then come from fewer pixels than ours. The operators are those of kornia_batched.
+then come from fewer pixels than ours. The operators are those of kornia_batched. Without a GPU
+(device_id None) all of it runs on the CPU; tests look at it there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bench.peers.dali_loader import label_numbers, webdataset
 from bench.peers.kornia_batched import view_transform
 from bench.streams import Batch, Stream
 from pipeline.augment.recipe import MultiCropRecipe
@@ -27,12 +29,12 @@ _SIDE = 256
 
 
 def make(
-    data: Path, recipe: MultiCropRecipe, *, batch: int, workers: int, device_id: int
+    data: Path, recipe: MultiCropRecipe, *, batch: int, workers: int, device_id: int | None
 ) -> Stream:
     """Shards in the format dali; kornia works on the current stream."""
     import kornia.augmentation
 
-    device = torch.device("cuda", device_id)
+    device = torch.device("cpu") if device_id is None else torch.device("cuda", device_id)
     transforms = [
         view_transform(kornia.augmentation, view, size, recipe, "slice").to(device)
         for view, size in zip(recipe.views, recipe.sizes, strict=True)
@@ -42,27 +44,20 @@ def make(
         batches=batches,
         ahead=_AHEAD + 1,
         note=f"{workers} threads of DALI",
-        finish=torch.cuda.synchronize,
+        finish=tuple if device_id is None else torch.cuda.synchronize,
         close=batches.close,
     )
 
 
-def _pipeline(data: Path, batch: int, threads: int, device_id: int) -> Any:
+def _pipeline(data: Path, batch: int, threads: int, device_id: int | None) -> Any:
     from nvidia.dali import fn, pipeline_def, types
 
-    tars = sorted(data.glob("*.tar"))
-
     @pipeline_def
-    def graph() -> Any:
-        (jpegs,) = fn.readers.webdataset(
-            name="reader",
-            paths=[str(tar) for tar in tars],
-            index_paths=[str(tar.with_suffix(".idx")) for tar in tars],
-            ext=["jpg"],
-            random_shuffle=True,
-        )
-        pictures = fn.decoders.image(jpegs, device="mixed", output_type=types.RGB)
-        return fn.resize(pictures, size=[_SIDE, _SIDE])
+    def graph() -> tuple[Any, Any]:
+        jpegs, labels = webdataset(data)
+        device = "cpu" if device_id is None else "mixed"
+        pictures = fn.decoders.image(jpegs, device=device, output_type=types.RGB)
+        return fn.resize(pictures, size=[_SIDE, _SIDE]), fn.pad(labels)
 
     return graph(
         batch_size=batch,
@@ -79,18 +74,17 @@ def _views(pictures: torch.Tensor, transforms: list[torch.nn.Module]) -> list[to
     return [transform(floats) for transform in transforms]
 
 
-def _batches(pipeline: Any, transforms: list[torch.nn.Module]) -> Generator[Batch]:
+def _batches(pipeline: Any, transforms: list[torch.nn.Module]) -> Generator[Batch, None, None]:
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
     epochs = DALIGenericIterator(
         pipeline,
-        ["pictures"],
+        ["pictures", "labels"],
         reader_name="reader",
         last_batch_policy=LastBatchPolicy.DROP,
         auto_reset=True,
     )
     while True:
         for (given,) in epochs:
-            pictures = given["pictures"]
-            yield _views(pictures, transforms), torch.zeros(len(pictures), dtype=torch.int64)
+            yield _views(given["pictures"], transforms), label_numbers(given["labels"])
