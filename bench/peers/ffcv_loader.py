@@ -53,6 +53,7 @@ def _loader(path: Path, recipe: MultiCropRecipe, batch: int, workers: int, passe
     from ffcv.reader import Reader
     from ffcv.transforms import Squeeze, ToTensor
 
+    count, shuffle = int(Reader(str(path)).num_samples), np.random.default_rng(0)
     pipelines: dict[str, Any] = {
         f"view {number}": _pipeline(view, size)
         for number, (view, size) in enumerate(zip(recipe.views, recipe.sizes, strict=True))
@@ -63,9 +64,8 @@ def _loader(path: Path, recipe: MultiCropRecipe, batch: int, workers: int, passe
         batch_size=batch,
         num_workers=workers,
         os_cache=True,
-        order=OrderOption.RANDOM,
-        seed=0,
-        indices=np.tile(np.arange(int(Reader(str(path)).num_samples)), passes),
+        order=OrderOption.SEQUENTIAL,  # of indices that are shuffled, each pass anew
+        indices=np.concatenate([shuffle.permutation(count) for _ in range(passes)]),
         pipelines=pipelines,
         drop_last=True,
         batches_ahead=_AHEAD,
