@@ -180,8 +180,13 @@ def open_views(
         world_size=world.size,
         local_size=world.local_size,
         device=world.device,
-        dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
+        dtype=views_dtype(config, world.device),
     )
+
+
+def views_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """What views are made as where the executor can choose."""
+    return torch.bfloat16 if _in_bfloat16(config, device) else torch.float32
 
 
 def train_step(

@@ -9,6 +9,7 @@ import click
 
 from bench.augment import AugmentRequest, augment
 from bench.certificate.command import certificate_command
+from bench.plan.command import plan_command
 from bench.table import failed, table
 from bench.trace import TraceRequest, trace
 from pipeline.loader.decode import TooManyBadSamples
@@ -113,6 +114,7 @@ def augment_command(
 
 
 bench.add_command(certificate_command)
+bench.add_command(plan_command)
 
 if __name__ == "__main__":
     bench(prog_name="python -m bench")
