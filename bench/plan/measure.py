@@ -1,6 +1,8 @@
 """Costs measured on this machine, in some seconds: one core for the pipeline, all for the step.
 
-Each stage's part of a batch is timed by itself, one after another, so that nothing overlaps.
+Each stage's part of a batch is timed by itself, one after another, so that nothing overlaps. What
+cores do is measured in CPU time, which others' work beside it hardly changes; what a GPU does, by
+the clock.
 """
 
 from __future__ import annotations
@@ -91,17 +93,18 @@ def disk_cost(shards: Shards, config: TrainConfig) -> float:
 def step_cost(config: TrainConfig, plan: Plan, world: World, images: int, folder: Path) -> float:
     """Seconds for one image of a training step on `images` views that are there already.
 
-    On a CPU of all its cores: seconds of one core, as if the step spread over them without loss.
+    On a CPU in seconds of one core, of all that the step keeps busy: threads that wait for others
+    spin.
     """
     trainee = Trainee(config, plan, world, folder)
     batch = _resident(config, world.device, images)
-    cores = torch.get_num_threads() if world.device.type == "cpu" else 1
+    clock = time.process_time if world.device.type == "cpu" else time.perf_counter
 
     def turn() -> Turn:
-        start = time.perf_counter()
+        start = clock()
         trainee.step(0, batch)
         _wait_for(world.device)
-        return {"step": (time.perf_counter() - start) * cores / images}
+        return {"step": (clock() - start) / images}
 
     return _measured(turn, median)["step"]
 
@@ -118,6 +121,7 @@ class _Stages:
         self._bad = BadSamples(shards, budget=config.loader.max_bad)
         self._slot = Slot(torch.device("cpu"), pinned=device.type == "cuda")
         self._decoder = make_decoder(config.loader.decoder, shards, threads=1)
+        self._clock = time.thread_time if device.type == "cpu" else time.perf_counter
         dtype = train.views_dtype(config, device)
         self._executor = executor and make_executor(
             executor, config.recipe, threads=1, device=device, dtype=dtype
@@ -125,17 +129,17 @@ class _Stages:
 
     def turn(self) -> Turn:
         """One batch."""
-        ids, times = next(self._ids), [time.perf_counter()]
+        ids, times = next(self._ids), [self._clock()]
         encoded = read_batch(self._shards, self._bad, sample_ids=ids, memory=self._memory)
-        times.append(time.perf_counter())
+        times.append(self._clock())
         decoded = decode_batch(
             self._shards, self._decoder, self._slot, self._bad, encoded=encoded, epoch=0
         )
-        times.append(time.perf_counter())
+        times.append(self._clock())
         if self._executor:
             self._executor(decoded, self._params(decoded))
             _wait_for(self._device)
-            times.append(time.perf_counter())
+            times.append(self._clock())
         spent = [(end - start) / len(ids) for start, end in pairwise(times)]
         return dict(zip(("read", "decode", "augment"), spent, strict=False))
 

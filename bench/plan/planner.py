@@ -44,8 +44,13 @@ def place_of(config: TrainConfig, gpu: str) -> Place:
     """Where views and steps are made on the planned machine, and who has that here.
 
     Raises:
-        ValueError: an executor that cannot feed it.
+        ValueError: an executor that cannot feed it, a decoder whose costs are not measured here.
     """
+    if config.loader.decoder not in ("auto", "turbojpeg", "dali"):
+        raise ValueError(
+            f"plan measures decoding on cores, not by {config.loader.decoder}; "
+            "--set decoder=turbojpeg"
+        )
     on_gpu, executor = gpu != "cpu", config.loader.executor
     if executor == "auto":
         executor = "fused" if on_gpu else "compiled"
