@@ -29,6 +29,7 @@ from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings, to_dict
+from training.decoding import settle_decoding
 from training.feed import agreed_batches
 from training.launch import (
     StopRequest,
@@ -115,6 +116,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
     plan.check_world(config, world.size)
+    config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
     stop = StopRequest(world)
@@ -180,13 +182,8 @@ def open_views(
         world_size=world.size,
         local_size=world.local_size,
         device=world.device,
-        dtype=views_dtype(config, world.device),
+        dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
     )
-
-
-def views_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """What views are made as where the executor can choose."""
-    return torch.bfloat16 if _in_bfloat16(config, device) else torch.float32
 
 
 def train_step(

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bench.augment import AugmentRequest, augment
 from bench.certificate.command import certificate_command
-from bench.plan.command import plan_command
+from bench.ladder_commands import decode_command, ladder_command, loader_command
+from bench.order import OrderRequest, order, order_options, quality_table
+from bench.planner.command import plan_command
+from bench.refused import Refused
 from bench.table import failed, table
 from bench.trace import TraceRequest, trace
 from pipeline.loader.decode import TooManyBadSamples
 from training.config import apply_settings
 from training.presets import load_preset
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,8 +111,28 @@ def augment_command(
         raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
 
 
-bench.add_command(certificate_command)
-bench.add_command(plan_command)
+@bench.command("order")
+@order_options
+def order_command(as_json: bool, **asked: Any) -> None:
+    """How well the windowed order mixes, and how fast a cold disk gives it.
+
+    The files' pages are dropped from the page cache before each measurement, which needs no root,
+    and rows say so where the system kept them.
+    """
+    try:
+        result = order(OrderRequest(**asked))
+    except (ValueError, OSError) as error:
+        raise Refused(str(error)) from error
+    click.echo(quality_table(result))
+    click.echo("\n" + table(result) if result["rows"] else result["work"])
+    if as_json:
+        click.echo(json.dumps(result))
+    if broken := failed(result):
+        raise click.ClickException(f"no figures of row {broken[0]!r}; see its line above")
+
+
+for command in (ladder_command, loader_command, decode_command, certificate_command, plan_command):
+    bench.add_command(command)
 
 if __name__ == "__main__":
     bench(prog_name="python -m bench")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import environment
-from bench.harness import Built, Candidate, Measured
+from bench.harness import Built, Candidate
 from bench.pictures import Pictures, bytes_to_move, from_shards, generated
-from bench.rows import ratio
+from bench.rows import pick
 from pipeline.augment.params import ViewParams, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
 
@@ -63,14 +63,7 @@ def chosen(request: AugmentRequest, candidates: Sequence[Candidate]) -> list[Can
     Raises:
         ValueError: a name that no candidate has.
     """
-    names = [candidate.name for candidate in candidates]
-    if unknown := [name for name in request.only if name not in names]:
-        raise ValueError(f"--only {unknown[0]!r}: no such row; choose from {', '.join(names)}")
-    return [
-        candidate
-        for candidate in candidates
-        if (request.peers or not candidate.peer) and candidate.name in (request.only or names)
-    ]
+    return pick(request.only, candidates, peers=request.peers)
 
 
 def peer(
@@ -131,13 +124,6 @@ def params_of(pictures: Pictures, recipe: MultiCropRecipe, epoch: int) -> ViewPa
         widths=images.widths.numpy(),
         mask_coverage=pictures.mask_coverage,
     )
-
-
-def ratios_of(
-    pairs: dict[str, tuple[Measured | None, Measured | None]],
-) -> dict[str, float]:
-    found = {name: ratio(a, b) for name, (a, b) in pairs.items() if a and b}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def report(

@@ -25,7 +25,6 @@ from bench.augment import (
     load_pictures,
     params_of,
     peer,
-    ratios_of,
     report,
 )
 from bench.harness import (
@@ -39,7 +38,7 @@ from bench.harness import (
 )
 from bench.isolated import isolated
 from bench.pictures import Pictures
-from bench.rows import faster, named, row
+from bench.rows import faster, named, ratios_of, row
 from pipeline.augment import EXECUTORS, make_executor
 from pipeline.augment.recipe import MultiCropRecipe
 from training.allocator import keep_freed_memory as keep

@@ -20,7 +20,6 @@ from bench.augment import (
     load_pictures,
     params_of,
     peer,
-    ratios_of,
     report,
 )
 from bench.harness import (
@@ -33,7 +32,7 @@ from bench.harness import (
     repeated,
 )
 from bench.pictures import Pictures, bytes_to_move
-from bench.rows import named, quantiles, row
+from bench.rows import named, quantiles, ratios_of, row
 from pipeline.augment.recipe import MultiCropRecipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

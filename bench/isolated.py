@@ -19,6 +19,8 @@ from bench.harness import Broken, Built, Candidate, Unavailable
 
 Setup = Callable[[], object]
 
+PATIENCE_SECONDS = 600.0  # for one answer: a peer whose own thread has died would never give one
+
 
 def isolated(candidate: Candidate, setup: Setup | None = None) -> Candidate:
     """The same, built and run in a child; `setup` is called there first.
@@ -33,12 +35,15 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     arguments = (theirs, candidate.build, setup, candidate.cores)
-    process = context.Process(target=_serve, args=arguments, daemon=True)
+    # not a daemon: it may have children itself, as torch's DataLoader does
+    process = context.Process(target=_serve, args=arguments, daemon=False)
     process.start()
     theirs.close()
 
     def answer() -> Any:
         try:
+            if not ours.poll(PATIENCE_SECONDS):
+                raise Broken(f"gave no answer within {PATIENCE_SECONDS:.0f} s")
             kind, value = ours.recv()
         except EOFError:
             process.join()
@@ -48,9 +53,9 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
         known = {"Unavailable": Unavailable, "ImportError": ImportError}
         raise known.get(kind, Broken)(value)
 
-    def run() -> None:
+    def run() -> object:
         ours.send("run")
-        answer()
+        return answer()
 
     def close() -> None:
         ours.close()  # the child reads the end of its orders
@@ -69,6 +74,7 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
 
 def _serve(orders: Connection, build: Callable[[], Built], setup: Setup | None, cores: int) -> None:
     """The child: build, then one share for each order, until the orders end."""
+    built: Built | None = None
     try:
         torch.set_num_threads(cores)
         if setup is not None:
@@ -77,12 +83,15 @@ def _serve(orders: Connection, build: Callable[[], Built], setup: Setup | None, 
         orders.send(("done", built.note))
         while True:
             orders.recv()
-            built.run()
-            orders.send(("done", None))
+            told = built.run()
+            orders.send(("done", told if isinstance(told, float) else None))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
     except Exception as error:
         orders.send(_described(error))
+    finally:
+        if built is not None:
+            built.close()
 
 
 def _described(error: Exception) -> tuple[str, str]:

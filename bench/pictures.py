@@ -21,7 +21,7 @@ from pipeline.saliency.codec import coverage
 from pipeline.shards import open_shards
 
 HEIGHT, WIDTH = 375, 500  # the commonest size of ImageNet's photos
-_DIFFERENT = 64  # more pictures than that repeat: 36 MB of pixels are in no cache
+DIFFERENT = 64  # more pictures than that repeat: 36 MB of pixels are in no cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class Pictures:
 def generated(count: int, *, height: int = HEIGHT, width: int = WIDTH) -> Pictures:
     """Textured pictures with a soft blob as mask; the same ones in every run."""
     rng = np.random.default_rng(20220114)
-    different = min(count, _DIFFERENT)
+    different = min(count, DIFFERENT)
     images = [_texture(rng, height, width) for _ in range(different)]
     masks = [_blob(rng) for _ in range(different)]
     turns = range(count)

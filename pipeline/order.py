@@ -41,7 +41,7 @@ class OrderConfig:
     """
 
     window_gigabytes: float = 0.0  # 1e9 stored bytes, mixed at a time; 0: shuffle all of them
-    block_megabytes: float = 8.0  # 1e6 bytes, read in one piece; nothing without a window
+    block_megabytes: float = 2.0  # 1e6 bytes, read in one piece; nothing without a window
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.window_gigabytes) and self.window_gigabytes >= 0):
@@ -73,8 +73,9 @@ class Blocks:
 
     def ids(self, block: int) -> Ids:
         """The samples of a block, ascending."""
-        ends = np.append(self.first_ids[1:], len(self.block_of))
-        return np.arange(self.first_ids[block], ends[block])
+        is_last = block + 1 == len(self.first_ids)
+        end = len(self.block_of) if is_last else self.first_ids[block + 1]
+        return np.arange(self.first_ids[block], end)
 
 
 def cut_blocks(stored_bytes: Ids, block_bytes: int) -> Blocks:

@@ -110,13 +110,18 @@ class _WindowedReader:
         return epoch * self.sampler.steps_per_epoch + places // self.sampler.global_batch_size
 
     def _due(self, epoch: int) -> Ids:
-        """The step at which each block [K], as laid, is named."""
+        """The step at which each block [K], as laid, is named.
+
+        At its even share, or when it is needed if that is earlier; and only then in the epoch that
+        the reader begins in, whose window is filled by nothing but its own blocks.
+        """
+        latest = np.maximum(self._first_steps(epoch) - self.ahead, self.steps.start)
         size = self.sampler.steps_per_epoch
+        if epoch == self.steps.start // size:
+            return latest
         share = self._epoch(epoch).begins / self.window.total_bytes
         even = epoch * size + np.floor(share * size).astype(np.int64) - self._lead
-        latest = self._first_steps(epoch) - self.ahead
-        due = np.where(even < self.steps.start, latest, np.minimum(even, latest))
-        return np.maximum(due, self.steps.start)
+        return np.where(even < self.steps.start, latest, np.minimum(even, latest))
 
     def _read_at_all(self, epoch: int) -> NDArray[np.bool_]:
         """Blocks [K] that are first read within `steps`, not only left over."""

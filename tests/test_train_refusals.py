@@ -43,6 +43,7 @@ def assert_refused(done, *fragments):
         (["loader.decoder=magic"], {}, ["unknown decoder 'magic'"]),
         (["loader.executor=magic"], {}, ["unknown executor 'magic'"]),
         (["loader.executor=fused"], {}, ["executor fused makes views on CUDA devices, not on"]),
+        (["decoder=dali-gpu"], {"gpus": 0}, ["decoder dali-gpu decodes on CUDA devices, not on"]),
         (
             ["recipe.mask_fill=other-image", "loss.negatives=global"],
             {"gpus": 0, "processes": 8},

@@ -38,6 +38,9 @@ FREE_TO_CHANGE = (
     "loader.stall_seconds",
 )
 
+# Left to `auto`, these stand for what the run was started with, also when it is resumed.
+DECIDED_AT_START = ("loader.decoder", "loader.gpu_decode_share", "loader.hw_decoder_load")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -147,7 +150,9 @@ def differences(old: Any, new: Any) -> list[str]:
     return [
         f"{path} was {before[path]}, is {value}"
         for path, value in flattened(new)
-        if path not in FREE_TO_CHANGE and before[path] != value
+        if path not in FREE_TO_CHANGE
+        and before[path] != value
+        and not (path in DECIDED_AT_START and value == "auto")
     ]
 
 
@@ -194,8 +199,8 @@ def _types(config: Any) -> dict[str, Any]:
     return typing.get_type_hints(type(config))
 
 
-def _parsed(text: str, kind: Any, path: str) -> Any:
-    """Read the text of a --set value as the field's type."""
+def _parsed(text: str, kind: Any, path: str, also: str = "") -> Any:
+    """Read the text of a --set value as the field's type; `also`: what else it could have been."""
     origin = typing.get_origin(kind)
     if origin is tuple:
         parts = text.strip("()[]").split(",")
@@ -204,7 +209,10 @@ def _parsed(text: str, kind: Any, path: str) -> Any:
             raise ValueError(f"{path} takes {len(inner)} values separated by commas, got {text!r}")
         return tuple(_parsed(part.strip(), inner[0], path) for part in parts)
     if origin in (typing.Union, types.UnionType):
-        return None if text.lower() == "none" else _parsed(text, typing.get_args(kind)[0], path)
+        words, inner = _words(kind)
+        if text.lower() in words:
+            return words[text.lower()]
+        return _parsed(text, inner, path, also="".join(f" or {word}" for word in words))
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{path} takes true or false, got {text!r}")
@@ -212,11 +220,11 @@ def _parsed(text: str, kind: Any, path: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        raise ValueError(f"{path} takes {_article(kind)}, got {text!r}") from None
+        raise ValueError(f"{path} takes {_article(kind)}{also}, got {text!r}") from None
     return _finite(value, path)
 
 
-def _checked(value: Any, kind: Any, path: str) -> Any:
+def _checked(value: Any, kind: Any, path: str, also: str = "") -> Any:
     """Return a JSON or TOML value as the field's type."""
     origin = typing.get_origin(kind)
     if origin is tuple and isinstance(value, (list, tuple)):
@@ -224,12 +232,27 @@ def _checked(value: Any, kind: Any, path: str) -> Any:
             raise ValueError(f"{path} takes {len(typing.get_args(kind))} values, got {value!r}")
         return tuple(_checked(part, typing.get_args(kind)[0], path) for part in value)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _checked(value, typing.get_args(kind)[0], path)
+        words, inner = _words(kind)
+        if value in words.values():
+            return value
+        return _checked(value, inner, path, also="".join(f" or {word}" for word in words))
     if kind is float and type(value) is int:
         return float(value)
     if origin is not None or type(value) is not kind:
-        raise ValueError(f"{path} takes {_article(kind)}, got {value!r}")
+        raise ValueError(f"{path} takes {_article(kind)}{also}, got {value!r}")
     return _finite(value, path)
+
+
+def _words(kind: Any) -> tuple[dict[str, Any], Any]:
+    """Of `float | Literal["auto"]` or `int | None`: the words with their values, and the type."""
+    inner, *others = typing.get_args(kind)
+    words: dict[str, Any] = {}
+    for other in others:
+        if other is types.NoneType:
+            words["none"] = None
+        else:
+            words |= {word: word for word in typing.get_args(other)}
+    return words, inner
 
 
 def _finite(value: Any, path: str) -> Any:

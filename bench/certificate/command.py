@@ -13,19 +13,15 @@ import torch
 from bench.certificate.bars import PASS
 from bench.certificate.certify import NAME, CertificateRequest, certify
 from bench.certificate.text import text
+from bench.generated import shards_for
+from bench.refused import Refused
 from training.config import apply_settings
 from training.launch import plan_world
 from training.presets import load_preset
 
 
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
-
-
 @click.command("certificate")
-@click.option("--data", required=True, type=Path, help="Shards made by convert_dataset.py.")
+@click.option("--data", type=Path, help="Shards; generated photos without it.")
 @click.option("--preset", default="imagenet-rn50", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE")
 @click.option("--steps", type=click.IntRange(min=4), default=500, show_default=True)
@@ -47,7 +43,7 @@ class Refused(click.ClickException):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def certificate_command(
-    data: Path,
+    data: Path | None,
     preset: str,
     settings: tuple[str, ...],
     steps: int,
@@ -65,16 +61,17 @@ def certificate_command(
         config = apply_settings(load_preset(preset), settings)
         device_type, size = plan_world(gpus=gpus, processes=processes)
         config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
-        request = CertificateRequest(
-            data=data,
-            config=config,
-            device_type=device_type,
-            processes=size,
-            out=out,
-            steps=steps,
-            throttle=throttle,
-        )
-        status = certify(request)
+        with shards_for([data] if data else [], formats=("dali",)) as folders:
+            request = CertificateRequest(
+                data=next(iter(folders.values())),
+                config=config,
+                device_type=device_type,
+                processes=size,
+                out=out,
+                steps=steps,
+                throttle=throttle,
+            )
+            status = certify(request)
     except (ValueError, OSError) as error:
         raise Refused(str(error)) from error
     if status:

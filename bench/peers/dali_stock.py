@@ -30,8 +30,7 @@ def make(
     Raises:
         Unavailable: the recipe asks for another threshold than that of min(x, 255 - x).
     """
-    if {view.solarize_threshold for view in recipe.views} != {0.5}:
-        raise Unavailable("its solarize is written for a threshold of 0.5")
+    check_recipe(recipe)
     inputs = _inputs(pictures, device_id)
     pipeline = _pipeline(recipe, len(pictures), threads, device_id)
     if device_id is not None:  # one batch ahead, so that the CPU's share overlaps with the GPU's
@@ -45,6 +44,16 @@ def make(
         return views
 
     return Built(run=run)
+
+
+def check_recipe(recipe: MultiCropRecipe) -> None:
+    """See that the operators can do what the recipe asks for.
+
+    Raises:
+        Unavailable: another threshold than that of min(x, 255 - x).
+    """
+    if {view.solarize_threshold for view in recipe.views} != {0.5}:
+        raise Unavailable("its solarize is written for a threshold of 0.5")
 
 
 def _inputs(pictures: Pictures, device_id: int | None) -> list[Any]:
@@ -66,13 +75,12 @@ def _pipeline(recipe: MultiCropRecipe, batch: int, threads: int, device_id: int 
     from nvidia.dali import fn, pipeline_def
 
     on_cpu = device_id is None
-    sides = list(zip(recipe.views, recipe.sizes, strict=True))
 
     @pipeline_def(enable_conditionals=True)
     def graph() -> tuple[Any, ...]:
         device = "cpu" if on_cpu else "gpu"
         pictures = fn.external_source(name="pictures", device=device, no_copy=on_cpu)
-        return tuple([_normalised(_view(pictures, *side), side[0], recipe) for side in sides])
+        return view_branches(pictures, recipe)
 
     pipeline = graph(
         batch_size=batch,
@@ -83,6 +91,17 @@ def _pipeline(recipe: MultiCropRecipe, batch: int, threads: int, device_id: int 
     )
     pipeline.build()
     return pipeline
+
+
+def view_branches(pictures: Any, recipe: MultiCropRecipe) -> tuple[Any, ...]:
+    """Views of decoded pictures, within a pipeline that has conditionals enabled."""
+    views, sizes = recipe.views, recipe.sizes  # by number: DALI puts a zip of its own in place
+    return tuple(
+        [
+            _normalised(_view(pictures, views[v], sizes[v]), views[v], recipe)
+            for v in range(recipe.num_views)
+        ]
+    )
 
 
 def _view(pictures: Any, view: ViewRecipe, size: int) -> Any:

@@ -45,7 +45,7 @@ def make(
 def _work(library: Any, groups: list[Tensor], recipe: MultiCropRecipe, mode: str) -> Work:
     device = groups[0].device
     transforms = [
-        _view(library, view, size, recipe, mode).to(device)
+        view_transform(library, view, size, recipe, mode).to(device)
         for view, size in zip(recipe.views, recipe.sizes, strict=True)
     ]
 
@@ -57,9 +57,10 @@ def _work(library: Any, groups: list[Tensor], recipe: MultiCropRecipe, mode: str
     return run
 
 
-def _view(
+def view_transform(
     library: Any, view: ViewRecipe, size: int, recipe: MultiCropRecipe, mode: str
 ) -> torch.nn.Module:
+    """The operators of one view, for float32 batches [n, 3, h, w] in 0..1."""
     kernel = 2 * blur_radius(size, view) + 1
     level = view.solarize_threshold
     return torch.nn.Sequential(

@@ -44,7 +44,9 @@ class CompiledViews:
         self._threads = Threads(threads, "views")
         self._beat = beat
         self._scratch = threading.local()
-        self._memory = RecycledMemory(pinned=pinned)
+        # One for each size: views that come back in another order would take each other's place.
+        self._large_memory = RecycledMemory(pinned=pinned)
+        self._small_memory = RecycledMemory(pinned=pinned)
         self._radii = np.array(
             [blur_radius(s, r) for s, r in zip(recipe.sizes, recipe.views, strict=True)], np.int64
         )
@@ -62,9 +64,9 @@ class CompiledViews:
 
     def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
         recipe, batch = self.recipe, len(decoded.sample_ids)
-        room = self._memory.empty
-        large = room(recipe.num_large, batch, 3, recipe.large_size, recipe.large_size)
-        small = room(recipe.num_small, batch, 3, recipe.small_size, recipe.small_size)
+        large_side, small_side = recipe.large_size, recipe.small_size
+        large = self._large_memory.empty(recipe.num_large, batch, 3, large_side, large_side)
+        small = self._small_memory.empty(recipe.num_small, batch, 3, small_side, small_side)
         arrays = (*self._arrays(decoded, params), large.numpy(), small.numpy())
         # Threads take the next sample when they are free: samples differ in work, cores in speed.
         samples = iter(range(batch))

@@ -200,7 +200,8 @@ def blur(
     if sigma <= 0:
         return
     radius = tl.load(radii + FIRST + v)
-    sharpness = -0.5 / (sigma * sigma)
+    # the square of a sigma far below a pixel, which leaves one tap anyway, may be no float32
+    sharpness = -0.5 / tl.maximum(sigma * sigma, 1e-6)
     total = tl.sum(_taps(tl.arange(0, TAPS) - RADIUS, radius, sharpness).to(tl.float32))
     norm = 1 / (total * total)
 

@@ -27,7 +27,8 @@ class UploadedViews:
         self._executor = executor
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._memory = RecycledMemory(device)
+        # One for each size: views that come back in another order would take each other's place.
+        self._large_memory, self._small_memory = RecycledMemory(device), RecycledMemory(device)
         self._copied: deque[tuple[torch.cuda.Event, MultiCropBatch]] = deque()
 
     def __call__(self, decoded: DecodedBatch, params: ViewParams) -> MultiCropBatch:
@@ -35,7 +36,8 @@ class UploadedViews:
             self._copied.popleft()  # now its memory on the CPU may be lent again
         made = self._executor(decoded, params)
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            large, small = self._on_device(made.large), self._on_device(made.small)
+            large = _copied(made.large, self._large_memory)
+            small = _copied(made.small, self._small_memory)
             ready = torch.cuda.Event()
             ready.record()
         self._copied.append((ready, made))
@@ -48,6 +50,6 @@ class UploadedViews:
         self._copied.clear()
         self._executor.close()
 
-    def _on_device(self, views: Tensor) -> Tensor:
-        room = self._memory.empty(*views.shape, dtype=views.dtype)
-        return room.copy_(views, non_blocking=True)
+
+def _copied(views: Tensor, memory: RecycledMemory) -> Tensor:
+    return memory.empty(*views.shape, dtype=views.dtype).copy_(views, non_blocking=True)

@@ -19,6 +19,12 @@ from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import Ids
 from pipeline.loader.decode import Decoder
 from pipeline.loader.multicrop import MultiCropLoader
+from pipeline.loader.shares import (
+    GpuShares,
+    ShareOrAuto,
+    check_gpu_decode,
+    choose_decoder,
+)
 from pipeline.readahead import Share, upcoming
 from pipeline.rng import Stream
 from pipeline.sampler import Sampler
@@ -34,24 +40,27 @@ __all__ = [
 ]
 
 _AHEAD = 4  # steps that the kernel is asked for the bytes of, before they are read
-DECODERS = ("auto", "turbojpeg", "dali")
+DECODERS = ("auto", "turbojpeg", "dali", "dali-gpu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderConfig:
     """How views are fed. `threads`, `prefetch` and `max_bad` change no pixel; executors agree to
     within a level (tests/pipeline/augment/test_executors_agree.py), decoders to the bit on CPU.
+    On a GPU they differ by a level or two (pipeline/loader/tolerance.py).
 
     Raises:
-        ValueError: unknown decoder, a negative or zero size.
+        ValueError: unknown decoder, a negative or zero size, a share outside 0..1.
     """
 
-    decoder: str = "auto"  # turbojpeg | dali; auto: turbojpeg
+    decoder: str = "auto"  # turbojpeg | dali | dali-gpu; auto: turbojpeg, unless cores are too few
     executor: str = "auto"  # fused | compiled | dali | reference; auto: fused on a GPU, or compiled
     threads: int = 0  # for decoding and for views, per process; 0: as many as it may use cores
     prefetch: int = 2  # batches of views ready ahead of the step
     max_bad: int = 10  # samples that may turn out undecodable before the run stops
     stall_seconds: float = 300.0  # without any progress of a stage: it is stuck, and the run stops
+    gpu_decode_share: ShareOrAuto = "auto"  # for dali-gpu: part of the samples, for the GPU
+    hw_decoder_load: ShareOrAuto = "auto"  # part of the GPU's samples, for its JPEG engine
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -67,6 +76,10 @@ class LoaderConfig:
                 "loader needs threads >= 0, max_bad >= 0, prefetch >= 1, stall_seconds > 0; got "
                 f"{self.threads}, {self.max_bad}, {self.prefetch}, {self.stall_seconds}"
             )
+        for name in ("gpu_decode_share", "hw_decoder_load"):
+            share: ShareOrAuto = getattr(self, name)
+            if share != "auto" and (isinstance(share, str) or not 0 <= share <= 1):
+                raise ValueError(f"loader.{name} must lie in 0..1 or be auto, got {share}")
 
     @property
     def num_threads(self) -> int:
@@ -77,13 +90,70 @@ class LoaderConfig:
         """Return the config with `auto` replaced by the executor that it stands for there.
 
         Raises:
-            ValueError: an executor that this device or machine cannot run.
+            ValueError: an executor or a decoder that this device or machine cannot run.
         """
-        return replace(self, executor=choose_executor(self.executor, device))
+        executor = choose_executor(self.executor, device)
+        if self.decoder == "dali-gpu":
+            check_gpu_decode(device, executor)
+        return replace(self, executor=executor)
+
+    def settled(
+        self, shards: Shards, *, device: torch.device, tell: Callable[[str], object]
+    ) -> LoaderConfig:
+        """Return the config with numbers for the shares of decoders, if a GPU is to decode.
+
+        Then its engines are tested and timed on the data set, which takes some seconds; `tell` gets
+        what came out, a line at a time. The executor must have been chosen (`for_device`).
+
+        Raises:
+            ValueError: it cannot decode here, or a share that is set needs an engine that fails.
+        """
+        threads = self.num_threads
+        chosen = choose_decoder(
+            self.decoder, device=device, executor=self.executor, threads=threads
+        )
+        if chosen != "dali-gpu":
+            return self
+        check_gpu_decode(device, self.executor)
+        from pipeline.loader.gpu_decode import settled_shares
+
+        asked = (self.gpu_decode_share, self.hw_decoder_load)
+        shares = settled_shares(*asked, shards, device=device, threads=threads, tell=tell)
+        return replace(
+            self, decoder=chosen, gpu_decode_share=shares.gpu, hw_decoder_load=shares.hardware
+        )
+
+
+def decoder_for(
+    config: LoaderConfig, shards: Shards, *, device: torch.device = CPU, beat: Beat = no_beat
+) -> Decoder:
+    """Make who decodes: a CPU decoder, or those that share each batch with the GPU `device`.
+
+    Raises:
+        ValueError: `dali-gpu` cannot decode here, or its shares are not settled.
+    """
+    threads = config.num_threads
+    if config.decoder != "dali-gpu":
+        return make_decoder(config.decoder, shards, threads=threads, beat=beat)
+    gpu, hardware = config.gpu_decode_share, config.hw_decoder_load
+    if isinstance(gpu, str) or isinstance(hardware, str):
+        raise ValueError(
+            "decoder dali-gpu needs numbers for loader.gpu_decode_share and loader.hw_decoder_load "
+            "here; auto is measured at the start of training only"
+        )
+    cpu = make_decoder("turbojpeg", shards, threads=threads, beat=beat)
+    if gpu == 0:
+        return cpu
+    check_gpu_decode(device, config.executor)
+    from pipeline.loader.gpu_decode import gpu_decoder
+
+    shares = GpuShares(gpu=gpu, hardware=hardware)
+    return gpu_decoder(cpu, shares, device=device, threads=threads, beat=beat)
 
 
 def make_decoder(name: str, shards: Shards, *, threads: int, beat: Beat = no_beat) -> Decoder:
-    """Make who decodes: `auto` takes libjpeg-turbo, the faster of the two for both formats."""
+    """Make a CPU decoder: `auto` takes libjpeg-turbo, the faster of the two for both formats."""
+    assert name != "dali-gpu"
     if name == "dali":
         from pipeline.loader.dali import DaliDecoder
 
@@ -198,14 +268,13 @@ class _Feeding:
         dtype: torch.dtype,
     ) -> MultiCropLoader:
         config, clock = self.config, LoaderClock()
-        threads = config.num_threads
         return MultiCropLoader(
             shards,
-            decoder=make_decoder(config.decoder, shards, threads=threads, beat=clock.decode.beat),
+            decoder=decoder_for(config, shards, device=self.device, beat=clock.decode.beat),
             executor=make_executor(
                 config.executor,
                 self.recipe,
-                threads=threads,
+                threads=config.num_threads,
                 device=self.device,
                 dtype=dtype,
                 beat=clock.augment.beat,

@@ -114,7 +114,12 @@ class Slot:
 
     def _empty(self, *shape: int, device: torch.device) -> Tensor:
         pinned = self._pinned and device.type == "cpu"
-        return torch.empty(*shape, dtype=torch.uint8, device=device, pin_memory=pinned)
+        room = torch.empty(*shape, dtype=torch.uint8, device=device, pin_memory=pinned)
+        if device.type == "cuda":
+            # Whoever had this memory before may be at it still, in the order of this stream; a
+            # decoder writes on another one, or on an engine that knows no streams.
+            torch.cuda.current_stream(device).synchronize()
+        return room
 
 
 class Ring(Generic[T]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.batch import Bytes, EncodedBatch, RaggedImages
 from pipeline.stats import Beat, no_beat
 from pipeline.threads import Threads
 
@@ -43,15 +43,27 @@ class TurboJpegDecoder:
 
 def decode_into(encoded: EncodedBatch, images: RaggedImages, row: int) -> str:
     """Decode one JPEG into its place; return why it could not be done, or ''."""
-    import simplejpeg
-
-    data = encoded.jpegs[row]
-    expected = (int(encoded.heights[row]), int(encoded.widths[row]))
+    place, data = images.image(row).numpy(), encoded.jpegs[row]
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != expected:
-            return f"its JPEG is {width}x{height}, the index says {expected[1]}x{expected[0]}"
-        simplejpeg.decode_jpeg(data, buffer=images.image(row).numpy())
+        found = _decode(data, place)
     except ValueError as error:
         return f"its JPEG cannot be decoded: {error}"
-    return ""
+    if found == place.shape[:2]:
+        return ""
+    return f"its JPEG is {found[1]}x{found[0]}, the index says {place.shape[1]}x{place.shape[0]}"
+
+
+def _decode(data: memoryview, place: Bytes) -> tuple[int, int]:
+    """Fill the place if the picture has its size; return the picture's (height, width)."""
+    import simplejpeg
+
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError:  # a subsampling that it has no name for (4:4:1), but decodes
+        pixels = simplejpeg.decode_jpeg(data)
+        if pixels.shape == place.shape:
+            place[...] = pixels
+        return int(pixels.shape[0]), int(pixels.shape[1])
+    if (height, width) == place.shape[:2]:
+        simplejpeg.decode_jpeg(data, buffer=place)
+    return int(height), int(width)

@@ -20,6 +20,8 @@ def readers(draw):
     """A sampler in either order, the steps that are read, and how far ahead."""
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     sizes = rng.integers(50, 150, draw(st.integers(60, 300)))
+    if draw(st.booleans()):  # small and large samples in stretches: as many bytes are fewer samples
+        sizes[np.arange(len(sizes)) // 20 % 2 == 0] = 10
     window = draw(st.sampled_from([0, 3000, 5000]))
     batch = draw(st.sampled_from([4, 8, 12]))
     sampler = sampler_of(sizes, batch, window=window, block=draw(st.sampled_from([150, 600, 1200])))
@@ -128,6 +130,21 @@ def test_the_disk_has_the_same_to_do_at_every_step_across_epochs(window):
     assert max(full) <= 2000 + 2 * 1000  # a batch, and blocks are not cut
     for start in range(0, len(full) - 10):
         assert abs(sum(full[start : start + 10]) - 10 * 2000) <= 3000
+
+
+@pytest.mark.parametrize("window", [40_000, 100_000, 150_000])
+@pytest.mark.parametrize("ahead", [2, 8])
+def test_a_cache_of_the_window_and_the_steps_ahead_loses_nothing_before_it_is_read(window, ahead):
+    """A cache that forgets what it was given first, as a page cache does with what is read once."""
+    sampler = sampler_of([100] * 2000, 20, window=window, block=1000)
+    steps = range(3 * sampler.steps_per_epoch)
+    given, held = 0, {}
+    for step in steps:
+        for sample_id in upcoming(sampler, step, steps=steps, ahead=ahead).tolist():
+            held.setdefault(sample_id, []).append(given)
+            given += 100
+        ages = [given - held[sample_id].pop(0) for sample_id in sampler.batch(step)[1].tolist()]
+        assert max(ages) <= window + (ahead + 4) * 2000
 
 
 def test_after_a_resume_open_blocks_are_not_read_again():

@@ -45,6 +45,8 @@ def test_settings_are_parsed_by_type():
             "loader.decoder=turbojpeg",
             "epochs=7",
             "recipe.mask_color=(0.5, 0.5, 0.5)",
+            "gpu_decode_share=0.25",
+            "hw_decoder_load=AUTO",
         ],
     )
     assert config.loss.temperature == 0.1
@@ -54,6 +56,8 @@ def test_settings_are_parsed_by_type():
     assert config.epochs == 7
     assert config.recipe.mask_color == (0.5, 0.5, 0.5)
     assert config.recipe.large_odd == TrainConfig().recipe.large_odd
+    assert (config.loader.gpu_decode_share, config.loader.hw_decoder_load) == (0.25, "auto")
+    assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_later_settings_win():
@@ -85,6 +89,9 @@ def test_a_name_that_occurs_once_stands_for_its_path():
         ("window_gigabytes=-1", "order.window_gigabytes must not be negative, got -1.0"),
         ("block_megabytes=0", "order.block_megabytes must be above zero, got 0.0"),
         ("precision=float8", "unknown precision 'float8'"),
+        ("gpu_decode_share=half", "gpu_decode_share takes a number or auto, got 'half'"),
+        ("hw_decoder_load=2", "hw_decoder_load must lie in 0..1 or be auto, got 2.0"),
+        ("decoder=nvjpeg", "unknown decoder 'nvjpeg'; choose one of auto, .*, dali-gpu"),
         ("recipe.small.hue=-1", "hue must not be negative"),
         ("model.encoder.architecture=vgg", "unknown architecture 'vgg'"),
     ],
@@ -122,6 +129,7 @@ def test_a_toml_file_is_laid_over_its_base(tmp_path):
         ("[loss]\ntemperature = nan", "loss.temperature takes a finite number"),
         ('base = ["demo"]', "unknown base"),
         ("epochs = true", "epochs takes a whole number, got True"),
+        ('[loader]\ngpu_decode_share = "half"', "takes a number or auto, got 'half'"),
     ],
 )
 def test_wrong_toml_files_say_what_to_do(tmp_path, text, message):

@@ -35,3 +35,19 @@ def test_the_compiled_executor_does_not_grow_over_2000_batches(threads):
     assert resident_megabytes() - before < 1
     assert views.large.isfinite().all()
     executor.close()
+
+
+def test_small_views_never_take_the_memory_of_large_ones():
+    # If they did, large views would need new memory, and up to twice of what is lent would be held.
+    executor = make_executor("compiled", TINY)
+    decoded = batch_of([(40, 50), (60, 30)])
+    params = drawn(TINY, decoded)
+    first, second = (executor(decoded, params) for _ in range(2))
+    large = {views.large.data_ptr() for views in (first, second)}
+    kept = first.small, second.small
+    del first, second  # only large ones come back
+    views = executor(decoded, params)
+    assert views.large.data_ptr() in large
+    assert views.small.data_ptr() not in large
+    del kept
+    executor.close()

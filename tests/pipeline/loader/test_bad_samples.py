@@ -120,3 +120,20 @@ def test_a_picture_of_another_size_than_the_index_says_is_bad():
     loader = views(shards_of(data), steps=3)
     collected(loader)
     assert "is 9x9, the index says" in loader.bad_samples[0]
+
+
+@pytest.mark.parametrize("wrong_size", [False, True])
+def test_a_subsampling_without_a_name_is_decoded(monkeypatch, wrong_size):
+    """simplejpeg knows no name for 4:4:1, and raises KeyError, but decodes it."""
+    data = jpegs()
+    if wrong_size:
+        data[4] = simplejpeg.encode_jpeg(textured_image(9, 9))
+    expected = collected(views(shards_of(data), steps=3))
+
+    def nameless(_):
+        raise KeyError(6)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg_header", nameless)
+    loader = views(shards_of(data), steps=3)
+    assert_same(collected(loader), expected)
+    assert len(loader.bad_samples) == wrong_size

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.loader.ring import Channel, ChannelClosed, Ring, Slot
 
@@ -118,3 +119,27 @@ def test_closing_a_ring_wakes_who_waits_for_a_slot():
 
     run(wait, close)
     assert outcome == ["closed"]
+
+
+def test_room_on_a_gpu_is_free_of_earlier_work_before_it_is_handed_out(monkeypatch):
+    waited = []
+
+    class Stream:
+        def synchronize(self):
+            waited.append(len(made))
+
+    made, empty = [], torch.empty
+
+    def on_the_cpu(*shape, dtype, device, pin_memory):
+        made.append(device.type)
+        return empty(*shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", on_the_cpu)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    slot = Slot.__new__(Slot)
+    slot._device, slot._pinned, slot.in_use = torch.device("cuda"), True, None
+    slot._pixels, slot._masks = empty(0, dtype=torch.uint8), empty(0, 128, 128)
+    for side in (4, 4, 40):  # the second fits what is there
+        slot.lay_out(np.array([side]), np.array([side]))
+    assert made == ["cuda", "cpu", "cuda"]
+    assert waited == [1, 3]

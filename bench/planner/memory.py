@@ -1,0 +1,103 @@
+"""How much memory a run takes: the loader on the host, the step on its device.
+
+The loader's part follows from its rings (pipeline/loader/multicrop.py). Of the step, what autograd
+keeps of one view is counted by a hook on a few pictures, and grows with the batch: views go through
+one by one, so no more than one is there at a time.
+
+Shapes: B pictures of one process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.relicv2 import ReLICv2
+from pipeline.batch import MASK_GRID
+from pipeline.shards import Shards
+from training.config import TrainConfig
+
+_RING = 3  # batches of bytes, and of pixels
+_SLACK = 1.25  # rings grow by a quarter more than asked
+_PICTURES = 4  # that the hook counts on
+_STATES = {"lars": 1, "adamw": 2}  # numbers that an optimizer keeps of each parameter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryPlan:
+    """Bytes, of one process."""
+
+    host: dict[str, float]
+    device: dict[str, float]  # the step's; on the CPU too, where it is the host's memory
+
+
+def plan_memory(config: TrainConfig, shards: Shards, *, batch: int, on_gpu: bool) -> MemoryPlan:
+    """Predict what one process with `batch` pictures a step will hold."""
+    views = batch * _views_bytes(config, 2 if on_gpu and config.precision != "float32" else 4)
+    fused = on_gpu and config.loader.executor in ("auto", "fused")
+    held = (config.loader.prefetch + 2) * views  # one is being made, one is being used
+    sizes, count = shards.manifest.sizes, len(shards)
+    pixels = 3 * float(np.mean(shards.heights.astype(np.int64) * shards.widths)) * batch
+    stored = (sizes.jpeg_bytes + sizes.mask_bytes) / count * batch
+    host = {
+        "bytes read": _RING * _SLACK * stored,
+        "pixels and masks": _RING * (_SLACK * pixels + batch * MASK_GRID**2),
+        "index": 60.0 * count,
+    }
+    device = step_memory(config, batch=batch, half=on_gpu and config.precision != "float32")
+    if fused:
+        device["views"] = held
+        device["pixels and scratch"] = _SLACK * pixels + batch * _scratch_bytes(config)
+    else:
+        host["views"] = held
+        if on_gpu:
+            device["views"] = held
+    return MemoryPlan(host=host, device=device)
+
+
+def step_memory(config: TrainConfig, *, batch: int, half: bool) -> dict[str, float]:
+    """Weights, gradients and optimizer, and what is kept of one view for backward."""
+    model = ReLICv2(config.model, generator=torch.Generator().manual_seed(0))
+    online = sum(p.numel() for p in model.online.parameters())
+    target = sum(p.numel() for p in model.target.parameters())
+    states = _STATES[config.optimizer.name]
+    kept = _kept_bytes(model, config.recipe.large_size)
+    return {
+        "weights": 4.0 * (online + target),
+        "gradients": 4.0 * online,
+        "optimizer": 4.0 * states * online,
+        # under autocast most of it is bfloat16
+        "activations of one view": kept * batch * (0.5 if half else 1.0),
+    }
+
+
+def _kept_bytes(model: ReLICv2, size: int) -> float:
+    """Bytes that autograd keeps of one view of one picture; weights are not counted."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = model.embed_online(torch.zeros(_PICTURES, 3, size, size))
+    del out
+    return sum(kept.values()) / _PICTURES
+
+
+def _views_bytes(config: TrainConfig, element_size: int) -> float:
+    return float(sum(3 * size**2 for size in config.recipe.sizes)) * element_size
+
+
+def _scratch_bytes(config: TrainConfig) -> float:
+    """16-bit levels between the passes of `fused`, of the larger group of views."""
+    recipe = config.recipe
+    groups = ((recipe.num_large, recipe.large_size), (recipe.num_small, recipe.small_size))
+    return 2.0 * max(views * 3 * size**2 for views, size in groups)
