@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.resnet import make_encoder
+from model.resnet import ResNetConfig, make_encoder
 from training.config import TrainConfig
 from training.presets import imagenet_rn50
 
@@ -45,16 +46,21 @@ def operations_per_image(config: TrainConfig) -> float:
     the large views. Heads and loss, below one percent with ResNet-50, are left out.
     """
     recipe = config.recipe
-    large, small = (_forward(config, size) for size in (recipe.large_size, recipe.small_size))
+    large, small = _forward(config.model.encoder, recipe.large_size, recipe.small_size)
     online = 3 * (recipe.num_large * large + recipe.num_small * small)
     return online + recipe.num_large * large
 
 
-def _forward(config: TrainConfig, size: int) -> float:
-    encoder = make_encoder(config.model.encoder, torch.Generator().manual_seed(0)).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder(torch.zeros(1, 3, size, size))
-    return float(counter.get_total_flops())
+@lru_cache
+def _forward(config: ResNetConfig, *sizes: int) -> tuple[float, ...]:
+    """Operations of one view of each size; the network is built once, which takes longest."""
+    encoder = make_encoder(config, torch.Generator().manual_seed(0)).eval()
+    found = []
+    for size in sizes:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            encoder(torch.zeros(1, 3, size, size))
+        found.append(float(counter.get_total_flops()))
+    return tuple(found)
 
 
 def demand_of(gpu: str, config: TrainConfig, *, results: Path = RESULTS) -> Demand | None:

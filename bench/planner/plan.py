@@ -79,7 +79,8 @@ def task_of(request: PlanRequest, *, here: bool) -> Task:
         device=device,
         threads=threads,
     )
-    plan_of(task)  # what train.py would refuse is refused here
+    for each in (config.global_batch_size, batch):  # what train.py would refuse is refused here
+        plan_of(replace(task, config=replace(task.config, global_batch_size=each)))
     return task
 
 
