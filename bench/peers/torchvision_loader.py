@@ -2,7 +2,7 @@
 
 As its users have it: a map-style data set, workers that stay, the allocator as it comes. A picture
 is decoded once for all its views. torchvision's own decode_jpeg does not load beside a CPU build of
-torch; simplejpeg stands in for it (the same libjpeg-turbo, 1.07 times as fast).
+torch; simplejpeg stands in for it: libjpeg-turbo as well.
 """
 
 from __future__ import annotations
