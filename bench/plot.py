@@ -9,8 +9,8 @@ from typing import Any
 
 OURS, PEER, MODEL, STEP = "#3568a8", "#b8bec7", "#7a5195", "#e08214"
 _COLOURS = {"model": MODEL, "step": STEP}
-_FAR_APART = 8.0  # largest rate over smallest
-_LETTERS = 110  # of a line above the plot
+_FAR_APART = 20.0  # largest rate over smallest
+_LETTERS = 100  # of a line above the plot
 
 
 def plot_rates(

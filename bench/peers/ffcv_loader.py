@@ -2,8 +2,8 @@
 
 FFCV maps several pipelines to one field by `PipelineSpec`; each of them decodes the picture anew.
 It crops (OpenCV's area filter) and flips; hue, gray, blur and solarize it does not have. So the
-colours are torchvision's, with params of each picture, on the batches that FFCV gives, in threads of
-this process: as modules inside the pipelines all of them would run in one thread of FFCV's.
+colours are torchvision's, with params of each picture, on the batches that FFCV gives, in threads
+of this process: as modules inside the pipelines all of them would run in one thread of FFCV's.
 """
 
 from __future__ import annotations
