@@ -133,6 +133,7 @@ from dataclasses import replace
 from pathlib import Path
 import psutil, torch
 from bench.stages import Task
+from bench.streams import wait_until_quiet
 from bench.training_rungs import open_loader
 from pipeline.shards import open_shards
 from training.allocator import keep_freed_memory
@@ -146,7 +147,8 @@ def grown(batch):
     task = Task(config=config, data=Path(sys.argv[1]), device=torch.device("cpu"), threads=2)
     with open_loader(task, shards) as views:
         for number, _ in enumerate(views):
-            if number == 12:
+            if number == 4:
+                wait_until_quiet()  # every queue is full: a batch is held, and no stage works
                 return psutil.Process().memory_info().rss
 small = grown(1)  # libraries and kernels are loaded
 print(grown({batch}) - small)
