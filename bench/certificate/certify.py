@@ -15,16 +15,18 @@ from typing import Any
 import click
 import torch.distributed as dist
 
-from bench.certificate.cores import divide, model_cores
+from bench.certificate.cores import Cores, divide, model_cores
 from bench.certificate.rank import Rank
 from bench.certificate.report import report
 from bench.certificate.schedule import Schedule, make_schedule
 from bench.environment import environment
+from bench.harness import tell
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, to_dict
+from training.decoding import settle_decoding
 from training.launch import World, run_processes
 from training.meter import Diverged
 from training.plan import Plan
@@ -96,21 +98,30 @@ def lay_out(request: CertificateRequest, shards: Shards) -> tuple[TrainConfig, S
 def run(world: World, request: CertificateRequest, schedule: Schedule) -> int:
     """Measure in this process of the world; return the exit status."""
     try:
-        figures, cores_note = measure(world, request, schedule)
-        ranks = _gathered(figures, world)
+        cores = divide(world)
+        request = settled(world, request)
+        ranks = _gathered(measure(world, request, schedule, cores), world)
         if world.is_main:
-            _write(request, schedule, ranks, cores_note)
+            _write(request, schedule, ranks, cores.note)
         return 0
     except (ValueError, OSError, Diverged, TooManyBadSamples, Stalled) as error:
         click.echo(f"Error: {error}", err=True)
         return 2
 
 
+def settled(world: World, request: CertificateRequest) -> CertificateRequest:
+    """The request with the decoder decided as a training decides it before its first step."""
+    shards = open_shards(request.data)
+    config = settle_decoding(request.config, shards, request.out / _NO_RUN, world, tell)
+    shards.close()
+    return replace(request, config=config)
+
+
 def measure(
-    world: World, request: CertificateRequest, schedule: Schedule
-) -> tuple[dict[str, Any], str]:
-    """Return the raw figures of this process, and how its cores were divided."""
-    cores, config = divide(world), request.config
+    world: World, request: CertificateRequest, schedule: Schedule, cores: Cores
+) -> dict[str, Any]:
+    """Return the raw figures of this process."""
+    config = request.config
     with model_cores(cores, world), tempfile.TemporaryDirectory() as folder:
         shards = open_shards(request.data)
         rank = Rank(
@@ -126,7 +137,7 @@ def measure(
         files = [request.data / entry.name for entry in shards.manifest.files]
         figures = rank.measure(files)
         shards.close()
-    return figures, cores.note
+    return figures
 
 
 def _gathered(figures: dict[str, Any], world: World) -> list[dict[str, Any]]:

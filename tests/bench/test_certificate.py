@@ -93,12 +93,14 @@ def test_the_control_starves_and_must_fail(home, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_measured_together(home, tmp_path):
-    done = certify(home, tmp_path, "--processes", 2, "--set", "num_negatives=2")
+    words = ["--processes", 2, "--set", "num_negatives=2", "--steps", 6]
+    done = certify(home, tmp_path, *words)
     assert done.returncode == 1, done.stdout + done.stderr
     kept = json.loads((tmp_path / "certificate.json").read_text())
     assert [rank["rank"] for rank in kept["ranks"]] == [0, 1]
     assert all(rank["images_per_step"] == 4 for rank in kept["ranks"])
-    assert [len(rank["blocks"]) for rank in kept["ranks"]] == [sum(COUNTED.values())] * 2
+    kinds = ["SYNTHETIC", "FULL"] * 2 + ["SYNTHETIC", "COLD", "SYNTHETIC after COLD"]
+    assert all([block["kind"] for block in rank["blocks"]] == kinds for rank in kept["ranks"])
     assert kept["processes"] == 2
 
 
