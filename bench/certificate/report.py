@@ -84,7 +84,7 @@ def _judged_tail(bar: Bar, ranks: Sequence[Rank], steps: int) -> Judged:
 def _noise(ranks: Sequence[Rank]) -> str:
     """How sure FULL / SYNTHETIC is, on the slowest rank."""
     error = ratio_error(min(ranks, key=lambda rank: rate(rank, FULL) / rate(rank, SYNTHETIC)))
-    noisy = "; this machine is too noisy to certify, leave it alone" if error > _CALM else ""
+    noisy = "; this machine is too noisy to tell bar from goal" if error > _CALM else ""
     return f"standard error {error:.3f}, from its blocks{noisy}"
 
 
