@@ -25,8 +25,8 @@ from bench.rows import row
 from bench.stages import Task, require_decoder
 from bench.streams import Stream, timed
 from bench.training_rungs import loader_stream
-from pipeline.augment import CPU
 from pipeline.augment.recipe import MultiCropRecipe
+from pipeline.batch import CPU
 from pipeline.loader import LoaderConfig
 from pipeline.shards import open_shards
 from training.config import TrainConfig

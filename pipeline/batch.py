@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
+CPU = torch.device("cpu")
 MASK_GRID = 128  # M: every stored mask is a grid of 128 x 128 levels over the whole image
 
 

@@ -12,11 +12,10 @@ import torch
 
 from pipeline.augment.params import ViewParams
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.batch import DecodedBatch, MultiCropBatch
+from pipeline.batch import CPU, DecodedBatch, MultiCropBatch
 from pipeline.stats import Beat, no_beat
 
 EXECUTORS = ("auto", "fused", "compiled", "dali", "reference")
-CPU = torch.device("cpu")
 
 
 class Executor(Protocol):
@@ -37,13 +36,13 @@ def choose_executor(name: str, device: torch.device) -> str:
     if name not in EXECUTORS:
         raise ValueError(f"unknown executor {name!r}; choose one of {', '.join(EXECUTORS)}")
     if name == "auto":
-        return "fused" if device.type == "cuda" and _installed("triton") else "compiled"
+        return "fused" if device.type == "cuda" and installed("triton") else "compiled"
     if name == "fused" and device.type != "cuda":
         raise ValueError(
             f"executor fused makes views on CUDA devices, not on {device.type!r}; use compiled"
         )
     for executor, package in (("fused", "triton"), ("dali", "nvidia.dali")):
-        if name == executor and not _installed(package):
+        if name == executor and not installed(package):
             raise ValueError(f"executor {name} needs {package}, which is not installed; use auto")
     return name
 
@@ -98,7 +97,8 @@ def _cpu_executor(
     return ReferenceViews(recipe, beat=beat)
 
 
-def _installed(package: str) -> bool:
+def installed(package: str) -> bool:
+    """Whether a package, or a part of one, can be imported; it is not."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the package that would hold it is missing

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")
+from pipeline.batch import CPU
 
 
 class RecycledMemory:

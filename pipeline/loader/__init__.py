@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.augment import CPU, EXECUTORS, choose_executor, make_executor
+from pipeline.augment import EXECUTORS, choose_executor, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.batch import Ids
+from pipeline.batch import CPU, Ids
 from pipeline.loader.decode import Decoder
 from pipeline.loader.multicrop import MultiCropLoader
 from pipeline.loader.shares import (

@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.batch import CPU, EncodedBatch, RaggedImages
 from pipeline.stats import Beat, no_beat
 
 
 class DaliDecoder:
     """Decoder of design section 3, stage G, by a DALI pipeline on CPU."""
 
-    device = torch.device("cpu")
+    device = CPU
 
     def __init__(self, *, threads: int = 1, beat: Beat = no_beat) -> None:
         self._threads = threads

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from pipeline.batch import CPU
 from pipeline.loader.checked import CheckedDecoder
 from pipeline.loader.dali_gpu import DaliGpuDecoder
 from pipeline.loader.dali_gpu_graph import ENGINES, codec_version
@@ -27,7 +28,6 @@ from pipeline.shards import Shards
 from pipeline.stats import Beat, no_beat
 
 _NAMES = {"hardware": "the hardware engine", "cuda": "CUDA"}
-_CPU = torch.device("cpu")
 
 
 def gpu_decoder(
@@ -98,7 +98,7 @@ def decided(
         if trial.fault:
             tell(_failed(trial, trials))
     cpu = TurboJpegDecoder(threads=threads)
-    cpu_speed = measure(cpu, samples.encoded(), _CPU)
+    cpu_speed = measure(cpu, samples.encoded(), CPU)
     cpu.close()
     shares = proportional(gpu, hardware, trials, cpu_speed)
     tell(_described(shares, trials, cpu_speed, threads))

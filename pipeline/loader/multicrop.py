@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from pipeline.augment import CPU, Executor
+from pipeline.augment import Executor
 from pipeline.augment.params import ViewParams
-from pipeline.batch import DecodedBatch, EncodedBatch, Ids, MultiCropBatch
+from pipeline.batch import CPU, DecodedBatch, EncodedBatch, Ids, MultiCropBatch
 from pipeline.loader.decode import (
     BadSamples,
     Decoder,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import EncodedBatch, Ids, RaggedImages
+from pipeline.loader.ring import Slot
 
 
 def some_encoded(encoded: EncodedBatch, rows: Sequence[int] | Ids) -> EncodedBatch:
@@ -76,14 +77,5 @@ def one_run(images: RaggedImages) -> Tensor | None:
 
 def room_for(encoded: EncodedBatch, device: torch.device) -> RaggedImages:
     """New buffers on a device for the images of a batch."""
-    heights, widths = (
-        torch.from_numpy(side.astype(np.int32)) for side in (encoded.heights, encoded.widths)
-    )
-    total = int((heights.to(torch.int64) * widths * 3).sum())
-    sizes = RaggedImages(
-        pixels=torch.empty(total, dtype=torch.uint8, device=device),
-        offsets=torch.zeros(len(heights), dtype=torch.int64),
-        heights=heights,
-        widths=widths,
-    )
-    return side_by_side(sizes.pixels, sizes)
+    images, _ = Slot(device).lay_out(encoded.heights, encoded.widths)
+    return images

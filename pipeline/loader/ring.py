@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batch import MASK_GRID, Ids, Ints, RaggedImages
+from pipeline.batch import CPU, MASK_GRID, Ids, Ints, RaggedImages
 
 T = TypeVar("T")
-CPU = torch.device("cpu")
 
 
 class ChannelClosed(Exception):

@@ -6,10 +6,11 @@ Light to import: nothing of DALI, nothing that decodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
+
+from pipeline.augment import installed
 
 ShareOrAuto = float | Literal["auto"]  # 0..1; auto: measured at the start of a run
 
@@ -67,4 +68,4 @@ def check_gpu_decode(device: torch.device, executor: str) -> None:
 
 def has_dali() -> bool:
     """Whether DALI is installed; it is not imported."""
-    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+    return installed("nvidia.dali")

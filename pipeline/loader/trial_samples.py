@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from pipeline.batch import Bytes, EncodedBatch, Ints
+from pipeline.batch import CPU, Bytes, EncodedBatch, Ints
 from pipeline.loader.ragged import room_for, some_encoded
 from pipeline.loader.turbojpeg import TurboJpegDecoder
 from pipeline.shards import Shards
@@ -65,7 +64,7 @@ def trial_samples(shards: Shards) -> TrialSamples:
 
 def _decodable(encoded: EncodedBatch, names: Sequence[str]) -> TrialSamples:
     decoder = TurboJpegDecoder(threads=1)
-    failures = decoder.decode(encoded, room_for(encoded, torch.device("cpu")))
+    failures = decoder.decode(encoded, room_for(encoded, CPU))
     decoder.close()
     bad = failures.keys() | encoded.faults.keys()
     rows = [row for row in range(len(names)) if row not in bad]

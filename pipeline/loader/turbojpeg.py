@@ -6,9 +6,7 @@ The library releases the GIL while it decodes. Truncated data counts as an error
 
 from __future__ import annotations
 
-import torch
-
-from pipeline.batch import Bytes, EncodedBatch, RaggedImages
+from pipeline.batch import CPU, Bytes, EncodedBatch, RaggedImages
 from pipeline.stats import Beat, no_beat
 from pipeline.threads import Threads
 
@@ -16,7 +14,7 @@ from pipeline.threads import Threads
 class TurboJpegDecoder:
     """Decoder of design section 3, stage G, on CPU threads."""
 
-    device = torch.device("cpu")
+    device = CPU
 
     def __init__(self, *, threads: int = 1, beat: Beat = no_beat) -> None:
         self._threads = Threads(threads, "decode")

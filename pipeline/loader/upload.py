@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.batch import CPU, EncodedBatch, RaggedImages
 from pipeline.loader.decode import Decoder
 from pipeline.loader.own_stream import OwnStream, Scratch
 from pipeline.loader.ragged import byte_sizes, places, side_by_side
-
-_CPU = torch.device("cpu")
 
 
 class UploadedDecoder:
@@ -23,7 +21,7 @@ class UploadedDecoder:
         self.device = device
         self._decoder = decoder
         self._stream = OwnStream(device)
-        self._staging = Scratch(_CPU, pinned=device.type == "cuda")
+        self._staging = Scratch(CPU, pinned=device.type == "cuda")
 
     def decode(self, encoded: EncodedBatch, images: RaggedImages) -> dict[int, str]:
         """Fill `images`; return {row: reason} of those that could not be decoded."""
