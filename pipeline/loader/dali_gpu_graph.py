@@ -1,4 +1,4 @@
-"""The DALI graph that decodes on a GPU: how it is built, run, and emptied.
+"""The DALI graph that decodes, on a GPU or a CPU: how it is built, run, and emptied.
 
 One graph has one engine. DALI can share a batch between the hardware engine and CUDA itself
 (`hw_decoder_load`), but gives the hardware whichever images come first in the batch: the pixels of
