@@ -135,8 +135,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             saving = step % config.checkpoint_every == 0 or last
             if step % config.log_every == 0 or saving:
                 # A loss is seen before its weights are kept.
-                log.write(step, **meter.read(terms, config, plan, step))
-                log.keep_bad_samples(meter.bad_samples)
+                record(log, meter, terms, config, plan, step)
             log.advance(step)
             if saving:
                 save(out, step, model, optimizer, config, world)
@@ -146,18 +145,29 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
                 meter.restart()  # the measurement is no part of the training's speed
         if stop.verdict:
             if step > saved:
-                log.write(step, **meter.read(terms, config, plan, step))
-                log.keep_bad_samples(meter.bad_samples)
+                record(log, meter, terms, config, plan, step)
                 save(out, step, model, optimizer, config, world)
             kept = f"step {step} is saved, run again to go on" if step else "no step was done yet"
             log.say(f"stopped {stop.reason()}; {kept}")
-            barrier()
-            if stop.error:
-                raise stop.error
         elif world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
         barrier()
+        if stop.error:
+            raise stop.error
     return stop.verdict
+
+
+def record(
+    log: RunLog | SilentLog,
+    meter: Meter,
+    terms: LossTerms,
+    config: TrainConfig,
+    plan: Plan,
+    step: int,
+) -> None:
+    """Write a log line: what the steps since the last one came to, on all ranks."""
+    log.write(step, **meter.read(terms, config, plan, step))
+    log.keep_bad_samples(meter.bad_samples)
 
 
 def open_views(
@@ -182,8 +192,13 @@ def open_views(
         world_size=world.size,
         local_size=world.local_size,
         device=world.device,
-        dtype=torch.bfloat16 if _in_bfloat16(config, world.device) else torch.float32,
+        dtype=views_dtype(config, world.device),
     )
+
+
+def views_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """What views are made as, where the executor can choose."""
+    return torch.bfloat16 if _in_bfloat16(config, device) else torch.float32
 
 
 def train_step(

@@ -1,9 +1,14 @@
 """The commands as a user runs them, on shards of 24 demo pictures (fixture `home`)."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+
+from pipeline.shards import open_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = """
@@ -54,3 +59,19 @@ def train_arguments(home, out, *settings, **options):
 
 def train(home, out, *settings, **options):
     return command(*train_arguments(home, out, *settings, **options))
+
+
+def damaged_shards(home, folder, sample_ids, damage):
+    """A copy of `home` whose pictures `sample_ids` were changed after the conversion.
+
+    `damage(content, start, end)` changes the bytes of a picture in the bytearray of the whole file.
+    """
+    shutil.copytree(home / "shards", folder / "shards")
+    shutil.copy(home / "tiny.toml", folder)
+    data = folder / "shards" / "data.beton"
+    content = bytearray(data.read_bytes())
+    for jpeg in open_shards(home / "shards").read(np.array(sample_ids)).jpegs:
+        start = content.index(jpeg)
+        damage(content, start, start + len(jpeg))
+    data.write_bytes(content)
+    return folder

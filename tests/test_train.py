@@ -3,18 +3,16 @@
 import json
 import math
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline.shards import open_shards
-from tests.journey import ROOT, command, train, train_arguments
+from tests.journey import ROOT, command, damaged_shards, train, train_arguments
 
 
 def weights(out, step):
@@ -175,16 +173,11 @@ def test_two_processes_train_like_one_with_global_negatives(home):
 @pytest.fixture(scope="module")
 def damaged(home):
     """The shards with two pictures overwritten after the conversion."""
-    folder = home / "damaged"
-    shutil.copytree(home / "shards", folder / "shards")
-    shutil.copy(home / "tiny.toml", folder)
-    whole = open_shards(home / "shards")
-    content = bytearray((folder / "shards" / "data.beton").read_bytes())
-    for jpeg in whole.read(np.array([4, 17])).jpegs:
-        start = content.index(jpeg)
-        content[start + 20 : start + len(jpeg)] = bytes(len(jpeg) - 20)
-    (folder / "shards" / "data.beton").write_bytes(content)
-    return folder
+
+    def overwrite(content, start, end):
+        content[start + 20 : end] = bytes(end - start - 20)
+
+    return damaged_shards(home, home / "damaged", [4, 17], overwrite)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from pipeline.sampler import Sampler
-from pipeline.shards import open_shards
-from tests.journey import ROOT, train, train_arguments
+from tests.journey import ROOT, damaged_shards, train, train_arguments
 from tests.test_train import assert_same_weights, metrics, weights
 
 # Runs train.py with a loader whose reads hang from some call on, as of a disk that is gone.
@@ -41,15 +38,11 @@ BAD = Sampler(num_samples=24, global_batch_size=8, seed=0).batch(2)[1][[1, 3]].t
 @pytest.fixture(scope="module")
 def damaged(home):
     """The shards with a flipped bit in two pictures: they are JPEGs still."""
-    folder = home / "damaged-later"
-    shutil.copytree(home / "shards", folder / "shards")
-    shutil.copy(home / "tiny.toml", folder)
-    whole = open_shards(home / "shards")
-    content = bytearray((folder / "shards" / "data.beton").read_bytes())
-    for jpeg in whole.read(np.array(BAD)).jpegs:
-        content[content.index(jpeg) + len(jpeg) // 2] ^= 1
-    (folder / "shards" / "data.beton").write_bytes(content)
-    return folder
+    return damaged_shards(home, home / "damaged-later", BAD, flip_a_bit)
+
+
+def flip_a_bit(content, start, end):
+    content[(start + end) // 2] ^= 1
 
 
 def saved_steps(out):
@@ -100,6 +93,19 @@ def test_too_many_bad_samples_end_every_rank_after_saving(home, damaged, tmp_pat
     assert resumed.returncode == 0, resumed.stderr
     assert train(damaged, whole, *settings, **options).returncode == 0
     assert_same_weights(weights(out, 6), weights(whole, 6))
+
+
+def test_too_many_bad_samples_at_the_last_step_are_no_success(home, tmp_path):
+    """Each rank's loader is within the budget; the last log line adds them up."""
+    first, second = (
+        Sampler(num_samples=24, global_batch_size=8, seed=0).batch(2)[1][[0, 1]].tolist()
+    )
+    damaged_shards(home, tmp_path, [first, second], flip_a_bit)
+    settings = ("max_steps=3", "checkpoint_every=100", "log_every=100", "loader.max_bad=1")
+    done = train(tmp_path, tmp_path / "run", *settings, gpus=0, processes=2)
+    assert done.returncode == 1
+    assert "2 samples cannot be decoded, more than loader.max_bad=1" in done.stderr
+    assert saved_steps(tmp_path / "run") == [3]
 
 
 def test_bad_samples_are_named_once_and_listed(damaged, tmp_path):

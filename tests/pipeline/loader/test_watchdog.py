@@ -100,9 +100,12 @@ def test_a_slow_producer_is_not_stuck(monkeypatch):
 
 
 def test_a_slow_consumer_is_not_stuck():
+    served = 0
     with views(steps=4, config=replace(IMPATIENT, stall_seconds=0.2)) as loader:
         for _ in loader:
             time.sleep(0.5)
+            served += 1
+    assert served == 4
 
 
 def test_stages_that_wait_for_each_other_are_reported():
