@@ -13,10 +13,9 @@ from bench.certificate.command import certificate_command
 from bench.ladder_commands import decode_command, ladder_command, loader_command
 from bench.order import OrderRequest, order, order_options, quality_table
 from bench.planner.command import plan_command
-from bench.refused import Refused
-from bench.table import failed, table
+from bench.refused import conclude, refusing
+from bench.table import table
 from bench.trace import TraceRequest, trace
-from pipeline.loader.decode import TooManyBadSamples
 from training.config import apply_settings
 from training.presets import load_preset
 
@@ -50,14 +49,12 @@ def trace_command(
     The answer depends on data, preset and seed alone: run it with other --processes, --threads or
     --start-step and compare.
     """
-    try:
+    with refusing():
         config = apply_settings(load_preset(preset), (*settings, f"loader.threads={threads}"))
         request = TraceRequest(
             data=data, config=config, start_step=start_step, num_steps=steps, processes=processes
         )
         result = trace(request)
-    except (ValueError, OSError, TooManyBadSamples) as error:
-        raise Refused(str(error)) from error
     for row in result["steps"]:
         click.echo(
             f"step {row['step']:6d}  epoch {row['epoch']:4d}  {len(row['sample_ids'])} samples  "
@@ -100,15 +97,10 @@ def augment_command(
         peers=peers,
         only=only,
     )
-    try:
+    with refusing():
         result = augment(request)
-    except (ValueError, OSError, TooManyBadSamples) as error:
-        raise Refused(str(error)) from error
     click.echo(table(result))
-    if as_json:
-        click.echo(json.dumps(result))
-    if broken := failed(result):
-        raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")
+    conclude(result, as_json)
 
 
 @bench.command("order")
@@ -119,16 +111,11 @@ def order_command(as_json: bool, **asked: Any) -> None:
     The files' pages are dropped from the page cache before each measurement, which needs no root,
     and rows say so where the system kept them.
     """
-    try:
+    with refusing():
         result = order(OrderRequest(**asked))
-    except (ValueError, OSError) as error:
-        raise Refused(str(error)) from error
     click.echo(quality_table(result))
     click.echo("\n" + table(result) if result["rows"] else result["work"])
-    if as_json:
-        click.echo(json.dumps(result))
-    if broken := failed(result):
-        raise click.ClickException(f"no figures of row {broken[0]!r}; see its line above")
+    conclude(result, as_json, whose="row")
 
 
 for command in (ladder_command, loader_command, decode_command, certificate_command, plan_command):

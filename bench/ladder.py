@@ -24,11 +24,12 @@ from bench.generated import generated_shards
 from bench.harness import Built, Candidate, Measured, Unavailable, anywhere, measure, pinned, tell
 from bench.isolated import isolated
 from bench.rows import named, ratios_of, row
-from bench.stages import Stages, Task, require_decoder, views_dtype
+from bench.stages import Stages, Task, require_decoder
 from bench.streams import mean_seconds, timed
 from bench.training_rungs import full_step, loader_stream, model_alone, plan_of
 from pipeline.batch import MASK_GRID
 from pipeline.shards import open_shards
+from train import views_dtype
 from training.allocator import keep_freed_memory
 from training.config import TrainConfig
 
@@ -143,11 +144,11 @@ def _serial(name: str, task: Task) -> Built:
 def bytes_moved(task: Task) -> dict[str, float]:
     """Bytes per image that each rung cannot avoid to read and write."""
     shards = open_shards(task.data)
-    sizes = shards.manifest.sizes
-    stored = (sizes.jpeg_bytes + sizes.mask_bytes) / len(shards)
+    stored = shards.manifest.stored_bytes_per_sample
     pixels = 3 * float(np.mean(shards.heights.astype(np.int64) * shards.widths)) + MASK_GRID**2
     shards.close()
-    views = sum(3 * side * side for side in task.config.recipe.sizes) * views_dtype(task).itemsize
+    element = views_dtype(task.config, task.device).itemsize
+    views = task.config.recipe.values_per_image * element
     made = stored + 2 * pixels + views
     return {
         "read": stored,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from bench.ladder import LadderRequest, ladder
 from bench.ladder_table import ladder_table
 from bench.loader import LoaderRequest, loader
 from bench.plot import check_path, plot_rates
-from bench.refused import Refused
-from bench.table import failed, table
-from pipeline.loader.decode import TooManyBadSamples
+from bench.refused import conclude, refusing
+from bench.table import table
 from training.config import apply_settings
 from training.presets import load_preset
 
@@ -90,7 +87,7 @@ def ladder_command(
         found = result["bottleneck"]
         demand = ("demand of the model", found["demand"]) if found else None
         _plotted(plot, result, line=demand)
-    _end(result, as_json)
+    conclude(result, as_json)
 
 
 @click.command("loader")
@@ -132,7 +129,7 @@ def loader_command(
         result = loader(request)
         click.echo(table(result))
         _plotted(plot, result)
-    _end(result, as_json)
+    conclude(result, as_json)
 
 
 @click.command("decode")
@@ -159,16 +156,7 @@ def decode_command(
         result = decode(request)
         click.echo(table(result))
         _plotted(plot, result)
-    _end(result, as_json)
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Errors that the user can mend become one line."""
-    try:
-        yield
-    except (ValueError, OSError, TooManyBadSamples) as error:
-        raise Refused(str(error)) from error
+    conclude(result, as_json)
 
 
 def _plotted(
@@ -182,10 +170,3 @@ def _plotted(
         click.echo(f"plot: {plot}", err=True)
     except (ValueError, OSError) as error:
         click.echo(f"no plot: {error}", err=True)
-
-
-def _end(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result))
-    if broken := failed(result):
-        raise click.ClickException(f"no figures of our own row {broken[0]!r}; see its line above")

@@ -51,16 +51,15 @@ def material(
         first = next(iter(folders.values()))
         written = () if photos else write_photos(first, Path(temporary))
         shards = open_shards(first)
-        sizes, images = shards.manifest.sizes, len(shards)
+        stored, images = shards.manifest.stored_bytes_per_sample, len(shards)
         shards.close()
         if images < batch:
             raise ValueError(f"{first} holds {images} samples; lower --batch {batch}")
-        views = 4 * sum(3 * side * side for side in recipe.sizes)
         yield Material(
             shards=folders,
             photos=written if photos is None else list_photos(photos),
             images=images,
-            bytes_per_image=(sizes.jpeg_bytes + sizes.mask_bytes) / images + views,
+            bytes_per_image=stored + 4 * recipe.values_per_image,
         )
 
 

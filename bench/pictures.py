@@ -96,9 +96,8 @@ def bytes_to_move(pictures: Pictures, recipe: MultiCropRecipe, *, element_size: 
 
     The picture is read once, its mask grid too, and all views are written once.
     """
-    pixels = sum(3 * side * side for side in recipe.sizes)
     read = pictures.decoded.images.pixels.numel() / len(pictures) + MASK_GRID * MASK_GRID
-    return read + pixels * element_size
+    return read + recipe.values_per_image * element_size
 
 
 def _pictures(decoded: DecodedBatch, source: str) -> Pictures:

@@ -20,9 +20,10 @@ from pipeline.batch import DecodedBatch, EncodedBatch, Ids, MultiCropBatch
 from pipeline.loader import decoder_for
 from pipeline.loader.decode import BadSamples, decode_batch, read_batch
 from pipeline.loader.ring import Slot
-from pipeline.sampler import Sampler
 from pipeline.shards import ReadMemory, open_shards
+from train import views_dtype
 from training.config import TrainConfig
+from training.plan import sampler_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +50,7 @@ class Stages:
     def __init__(self, task: Task) -> None:
         self._task = task
         self.shards = open_shards(task.data)
-        self._sampler = Sampler(
-            num_samples=len(self.shards),
-            global_batch_size=task.batch_size,
-            seed=task.config.seed,
-        )
+        self._sampler = sampler_of(task.config, self.shards)
         loader = task.config.loader
         self._decoder = decoder_for(loader, self.shards, device=task.device)
         self._bad = BadSamples(self.shards, budget=loader.max_bad)
@@ -170,12 +167,5 @@ def executor_of(task: Task) -> Executor:
         task.config.recipe,
         threads=task.threads,
         device=task.device,
-        dtype=views_dtype(task),
+        dtype=views_dtype(task.config, task.device),
     )
-
-
-def views_dtype(task: Task) -> torch.dtype:
-    """What train.py has its views made in."""
-    precision = task.config.precision
-    on_gpu = precision == "auto" and task.device.type == "cuda"
-    return torch.bfloat16 if on_gpu or precision == "bfloat16" else torch.float32

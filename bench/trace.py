@@ -20,9 +20,9 @@ import torch
 
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import training_views
-from pipeline.sampler import Sampler, make_sampler
-from pipeline.shards import Shards, open_shards
+from pipeline.shards import open_shards
 from training.config import TrainConfig
+from training.plan import sampler_of
 
 Row = tuple[int, int, list[str]]  # sample id, epoch, a hash for each view
 
@@ -50,7 +50,7 @@ def trace(request: TraceRequest) -> dict[str, Any]:
         raise ValueError(f"global_batch_size={batch} cannot be divided among {size} processes")
     # A bad folder, too few samples, a step beyond the last epoch: reported here, in one line.
     shards = open_shards(request.data)
-    _sampler(request, shards).batch(request.start_step + request.num_steps - 1)
+    sampler_of(request.config, shards).batch(request.start_step + request.num_steps - 1)
     shards.close()
     if size == 1:
         shares = [trace_rank(request, 0)]
@@ -73,7 +73,7 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
     with training_views(
         shards,
         recipe=config.recipe,
-        sampler=_sampler(request, shards),
+        sampler=sampler_of(request.config, shards),
         seed=config.seed,
         config=config.loader,
         start_step=request.start_step,
@@ -83,15 +83,6 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
         local_size=request.processes,
     ) as views:
         return [_rows(batch) for batch in views]
-
-
-def _sampler(request: TraceRequest, shards: Shards) -> Sampler:
-    return make_sampler(
-        shards.stored_bytes,
-        global_batch_size=request.config.global_batch_size,
-        seed=request.config.seed,
-        order=request.config.order,
-    )
 
 
 def _rows(batch: MultiCropBatch) -> list[Row]:

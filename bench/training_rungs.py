@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import train
 from bench.harness import Built
 from bench.pictures import generated
-from bench.stages import Task, executor_of, views_dtype
+from bench.stages import Task, executor_of
 from bench.streams import Stream, mean_seconds, wait_until_quiet
 from pipeline.augment.params import sample_view_params
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader, training_views
-from pipeline.sampler import Sampler
 from pipeline.shards import Shards, open_shards
 from training.launch import World
-from training.plan import Plan
+from training.plan import Plan, sampler_of
 
 ENDLESS = 1_000_000_000  # steps
 # Batches between the disk and the queue of views: 3 read, 3 decoded, one made.
@@ -38,14 +38,12 @@ def open_loader(task: Task, shards: Shards) -> MultiCropLoader:
     return training_views(
         shards,
         recipe=config.recipe,
-        sampler=Sampler(
-            num_samples=len(shards), global_batch_size=task.batch_size, seed=config.seed
-        ),
+        sampler=sampler_of(config, shards),
         seed=config.seed,
         config=config.loader,
         end_step=ENDLESS,
         device=task.device,
-        dtype=views_dtype(task),
+        dtype=train.views_dtype(config, task.device),
     )
 
 
@@ -100,10 +98,7 @@ class Trainer:
     """train.py's model, optimizer and step, on one device."""
 
     def __init__(self, task: Task) -> None:
-        import train  # here: it brings rich and more, which the other rungs do without
-
         self._config, self._world = task.config, World(device=task.device)
-        self._train_step = train.train_step
         self._model, self._optimizer = train.build(task.config, self._world)
         self._plan = plan_of(task)
         self._count = 0
@@ -111,7 +106,7 @@ class Trainer:
     def step(self, batch: MultiCropBatch) -> None:
         """One update; the schedules start anew after the last step of the run."""
         number = self._count % self._plan.total_steps
-        self._train_step(
+        train.train_step(
             self._model, self._optimizer, batch, self._config, self._plan, number, self._world
         )
         self._count += 1

@@ -18,6 +18,7 @@ from typing import Any
 from evaluation.charts import Chart, Series, chart_html
 from evaluation.page import Section
 from evaluation.results import percent
+from pipeline.stats import STAGES
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -93,9 +94,7 @@ _THROUGHPUT = (
     ),
 )
 # the x axis, twice; what the times at work say already; a number that is no quantity
-_NOT_DRAWN = {"step", "epoch", "slowest_rank"} | {
-    f"{stage}_waiting" for stage in ("read", "decode", "augment")
-}
+_NOT_DRAWN = {"step", "epoch", "slowest_rank"} | {f"{stage}_waiting" for stage in STAGES}
 
 
 def summary_section(

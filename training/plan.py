@@ -36,12 +36,7 @@ class Plan:
                 f"below {config.epochs}, it is {config.optimizer.warmup_epochs}"
             )
         check_same_run(out, config, shards.manifest)
-        sampler = make_sampler(
-            shards.stored_bytes,
-            global_batch_size=config.global_batch_size,
-            seed=config.seed,
-            order=config.order,
-        )
+        sampler = sampler_of(config, shards)
         total_steps = config.epochs * sampler.steps_per_epoch
         return cls(
             sampler=sampler,
@@ -74,3 +69,17 @@ class Plan:
         check_negatives(max(config.loss.num_negatives, 1), candidates)
         check_local_batch(config.recipe, batch // size)
         num_pairs(config.recipe.num_views, config.recipe.num_large, config.loss)
+
+
+def sampler_of(config: TrainConfig, shards: Shards) -> Sampler:
+    """The order in which a run of this configuration shows the samples.
+
+    Raises:
+        ValueError: too few samples for a batch, a window too small for two batches or blocks.
+    """
+    return make_sampler(
+        shards.stored_bytes,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        order=config.order,
+    )

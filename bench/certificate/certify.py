@@ -23,13 +23,12 @@ from bench.environment import environment
 from bench.harness import tell
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
-from pipeline.sampler import Sampler
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, to_dict
 from training.decoding import settle_decoding
 from training.launch import World, run_processes
 from training.meter import Diverged
-from training.plan import Plan
+from training.plan import Plan, sampler_of
 
 NAME = "certificate.json"
 _NO_RUN = "run"  # a plan asks whether a run can be resumed in a folder: in this one there is none
@@ -76,9 +75,7 @@ def lay_out(request: CertificateRequest, shards: Shards) -> tuple[TrainConfig, S
     under a warm-up that is over too soon for it; how fast a step is does not depend on it.
     """
     config = request.config
-    sampler = Sampler(
-        num_samples=len(shards), global_batch_size=config.global_batch_size, seed=config.seed
-    )
+    sampler = sampler_of(config, shards)
     schedule = make_schedule(
         steps=request.steps,
         steps_per_epoch=sampler.steps_per_epoch,

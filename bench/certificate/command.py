@@ -14,7 +14,7 @@ from bench.certificate.bars import PASS
 from bench.certificate.certify import NAME, CertificateRequest, certify
 from bench.certificate.text import text
 from bench.generated import shards_for
-from bench.refused import Refused
+from bench.refused import refusing
 from training.config import apply_settings
 from training.launch import plan_world
 from training.presets import load_preset
@@ -57,7 +57,7 @@ def certificate_command(
 
     Exit status: 0 PASS; 1 FAIL, or INCOMPLETE where --steps are too few to say; 2 refused.
     """
-    try:
+    with refusing():
         config = apply_settings(load_preset(preset), settings)
         device_type, size = plan_world(gpus=gpus, processes=processes)
         config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
@@ -72,8 +72,6 @@ def certificate_command(
                 throttle=throttle,
             )
             status = certify(request)
-    except (ValueError, OSError) as error:
-        raise Refused(str(error)) from error
     if status:
         sys.exit(status)
     result = json.loads((out / NAME).read_text())

@@ -10,8 +10,7 @@ import click
 
 from bench.planner.plan import PlanRequest, plan
 from bench.planner.text import plan_text
-from bench.refused import Refused
-from pipeline.loader.decode import TooManyBadSamples
+from bench.refused import refusing
 from training.config import apply_settings
 from training.presets import load_preset
 
@@ -38,7 +37,7 @@ def plan_command(
     as_json: bool,
 ) -> None:
     """What a run will do on a machine: rates, the first bottleneck, memory, days."""
-    try:
+    with refusing():
         if disk is not None and disk <= 0:
             raise ValueError(f"--disk must be above 0 MB/s, got {disk:g}")
         result = plan(
@@ -52,8 +51,6 @@ def plan_command(
                 memory_gigabytes=memory,
             )
         )
-    except (ValueError, OSError, TooManyBadSamples) as error:
-        raise Refused(str(error)) from error
     click.echo(plan_text(result))
     for warning in result["warnings"]:
         click.echo(f"warning: {warning}")

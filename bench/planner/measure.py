@@ -41,9 +41,8 @@ def measure_costs(task: Task, *, with_step: bool, turns: int = TURNS) -> Costs:
         stages.close()
     per_image = {name: median(values) if values else 0.0 for name, values in found.items()}
     per_image = {name: seconds / task.batch_size for name, seconds in per_image.items()}
-    sizes, count = stages.shards.manifest.sizes, len(stages.shards)
     return Costs(
-        bytes_stored=(sizes.jpeg_bytes + sizes.mask_bytes) / count,
+        bytes_stored=stages.shards.manifest.stored_bytes_per_sample,
         read=per_image["read"],
         decode=per_image["decode"] * cores,
         views=0.0 if on_gpu else per_image["augment"] * cores,

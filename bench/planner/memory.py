@@ -36,18 +36,18 @@ class MemoryPlan:
 
 def plan_memory(config: TrainConfig, shards: Shards, *, batch: int, on_gpu: bool) -> MemoryPlan:
     """Predict what one process with `batch` pictures a step will hold."""
-    views = batch * _views_bytes(config, 2 if on_gpu and config.precision != "float32" else 4)
+    half = on_gpu and config.precision != "float32"
+    views = float(batch * config.recipe.values_per_image * (2 if half else 4))
     fused = on_gpu and config.loader.executor in ("auto", "fused")
     held = (config.loader.prefetch + 2) * views  # one is being made, one is being used
-    sizes, count = shards.manifest.sizes, len(shards)
     pixels = 3 * float(np.mean(shards.heights.astype(np.int64) * shards.widths)) * batch
-    stored = (sizes.jpeg_bytes + sizes.mask_bytes) / count * batch
+    stored = shards.manifest.stored_bytes_per_sample * batch
     host = {
         "bytes read": _RING * _SLACK * stored,
         "pixels and masks": _RING * (_SLACK * pixels + batch * MASK_GRID**2),
-        "index": 60.0 * count,
+        "index": 60.0 * len(shards),
     }
-    device = step_memory(config, batch=batch, half=on_gpu and config.precision != "float32")
+    device = step_memory(config, batch=batch, half=half)
     if fused:
         device["views"] = held
         device["pixels and scratch"] = _SLACK * pixels + batch * _scratch_bytes(config)
@@ -94,10 +94,6 @@ def _kept_bytes(model: ReLICv2, size: int) -> float:
         out = model.embed_online(torch.zeros(_PICTURES, 3, size, size, device="meta"))
     del out  # until here all of them live, so that no identity is used twice
     return sum(kept.values()) / _PICTURES
-
-
-def _views_bytes(config: TrainConfig, element_size: int) -> float:
-    return float(sum(3 * size**2 for size in config.recipe.sizes)) * element_size
 
 
 def _scratch_bytes(config: TrainConfig) -> float:

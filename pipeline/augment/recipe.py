@@ -144,6 +144,11 @@ class MultiCropRecipe:
         """The side of each view, in pixels."""
         return (self.large_size,) * self.num_large + (self.small_size,) * self.num_small
 
+    @property
+    def values_per_image(self) -> int:
+        """Numbers in all views of one image."""
+        return sum(3 * side**2 for side in self.sizes)
+
 
 def crop_and_flip_recipe(size: int) -> MultiCropRecipe:
     """One view of linear evaluation's training: random crop and flip only (spec 6.1, [SRC])."""

@@ -87,6 +87,11 @@ class Manifest:
     repaired: tuple[Note, ...]  # JPEGs that decode with a warning, stored as decoded
     versions: dict[str, str]
 
+    @property
+    def stored_bytes_per_sample(self) -> float:
+        """Bytes of JPEG and mask, on average."""
+        return (self.sizes.jpeg_bytes + self.sizes.mask_bytes) / self.num_samples
+
     def to_json(self) -> str:
         """The text of the manifest file."""
         return json.dumps(asdict(self), indent=2) + "\n"
