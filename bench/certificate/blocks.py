@@ -12,6 +12,7 @@ from bench.certificate.step_clock import StepClock, step_clock
 from bench.certificate.trainee import Trainee
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader
+from pipeline.loader.watchdog import Stalled
 from pipeline.stats import LoaderStats
 
 FULL, SYNTHETIC = "FULL", "SYNTHETIC"
@@ -84,7 +85,12 @@ class Counter:
 
 
 def wait_until_asleep(loader: MultiCropLoader) -> None:
-    """Wait until no stage is at work, because all queues are full; at most a minute."""
+    """Wait until no stage is at work, because all queues are full.
+
+    Raises:
+        Stalled: they are not full after a minute: SYNTHETIC would share the machine with the
+            loader, and flatter FULL.
+    """
     deadline = time.monotonic() + _PATIENCE
     busy = _busy(loader.stats())
     while time.monotonic() < deadline:
@@ -92,6 +98,10 @@ def wait_until_asleep(loader: MultiCropLoader) -> None:
         before, busy = busy, _busy(loader.stats())
         if busy == before:
             return
+    raise Stalled(
+        f"the loader still works after {_PATIENCE:.0f} s without a step: it is too slow to be "
+        "certified; `python -m bench ladder` names the stage"
+    )
 
 
 def _busy(stats: LoaderStats) -> float:
