@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -102,13 +103,18 @@ def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
         return train(world, config, data, out)
-    except (Diverged, TooManyBadSamples, Stalled) as error:
+    except Exception as error:
+        if world.is_main or not isinstance(error, ValueError):  # wrong input is so on every rank
+            explain(error)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
+
+
+def explain(error: Exception) -> None:
+    """Say why the run ends: a line, or for what nobody foresaw all that is known."""
+    if isinstance(error, (Diverged, TooManyBadSamples, Stalled, ValueError, OSError)):
         click.echo(f"Error: {error}", err=True)
-        return 1
-    except (ValueError, OSError) as error:
-        if world.is_main or isinstance(error, OSError):  # wrong input is wrong on every rank
-            click.echo(f"Error: {error}", err=True)
-        return 2
+    else:
+        traceback.print_exception(error)
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -125,8 +131,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         stack.enter_context(loader)
         log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
         stack.callback(log.close)
-        monitor = KnnMonitor(shards, config, world)
-        meter = Meter(loader, world, stop.fail)
+        monitor = KnnMonitor(shards, config, world, stop.fail)
+        meter = Meter(loader, world, stop.fail, log.bad_samples)
         saved = step
         for batch in agreed_batches(loader, stop):
             terms = train_step(model, optimizer, batch, config, plan, step, world)
@@ -141,7 +147,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
                 save(out, step, model, optimizer, config, world)
                 saved = step
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
-                log.write(step, **monitor.measure(model.online.encoder))
+                if figures := monitor.measure(model.online.encoder, meter.bad_samples):
+                    log.write(step, **figures)
                 meter.restart()  # the measurement is no part of the training's speed
         if stop.verdict:
             if step > saved:
@@ -151,10 +158,10 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             log.say(f"stopped {stop.reason()}; {kept}")
         elif world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
-        barrier()
         if stop.error:
-            raise stop.error
-    return stop.verdict
+            explain(stop.error)  # here: behind the barrier another process may end this one
+        barrier()
+    return stop.verdict or (1 if stop.error else 0)
 
 
 def record(

@@ -177,6 +177,11 @@ class StopRequest:
             self.verdict = 1 if wish == _ERROR else 128 + wish
         return self.verdict
 
+    @property
+    def wished(self) -> bool:
+        """Whether this rank wants to stop; the others may not know yet."""
+        return bool(self._signal or self.error)
+
     def reason(self) -> str:
         """Why, for the log."""
         if self.verdict > 128:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,16 +30,21 @@ class Diverged(RuntimeError):
 class Meter:
     """Turns the loader's totals and the clock into the figures of a log line.
 
-    `fail` is told, on every rank alike, when too many samples turn out bad.
+    `fail` is told when too many samples have turned out bad, those of `known_bad` included.
     """
 
     def __init__(
-        self, loader: MultiCropLoader, world: World, fail: Callable[[Exception], object]
+        self,
+        loader: MultiCropLoader,
+        world: World,
+        fail: Callable[[Exception], object],
+        known_bad: Mapping[int, str],
     ) -> None:
         self._loader = loader
         self._world = world
         self._fail = fail
-        self.bad_samples: dict[int, str] = {}  # of all ranks, by sample id
+        # of all ranks, by sample id; rank 0 knows of those before the last start, too
+        self.bad_samples = dict(known_bad)
         self.restart()
 
     def restart(self) -> None:

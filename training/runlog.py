@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.loader.decode import bad_lines
@@ -39,7 +40,7 @@ class RunLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._out = out
-        self._bad = _read_bad_samples(out / BAD_SAMPLES_NAME)
+        self.bad_samples = _read_bad_samples(out / BAD_SAMPLES_NAME)  # by sample id
         self._path = out / "metrics.jsonl"
         _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
@@ -59,13 +60,13 @@ class RunLog:
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
         """Say which samples have turned out bad since the last call, and keep the whole list."""
-        new = {i: text for i, text in bad.items() if i not in self._bad}
+        new = {i: text for i, text in bad.items() if i not in self.bad_samples}
         if not new:
             return
         for line in bad_lines(new):
             self.say(f"replaced: {line}")
-        self._bad |= new
-        listed = {str(i): self._bad[i] for i in sorted(self._bad)}
+        self.bad_samples |= new
+        listed = {str(i): self.bad_samples[i] for i in sorted(self.bad_samples)}
         _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
 
     def advance(self, step: int) -> None:
@@ -90,6 +91,8 @@ class RunLog:
 
 class SilentLog:
     """The log of a rank that has none to write."""
+
+    bad_samples: Mapping[int, str] = MappingProxyType({})
 
     def write(self, step: int, **values: Any) -> None:
         """Record nothing."""
