@@ -16,6 +16,7 @@ D embedding, H/W and h/w sides of large and small views.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def backward(
             one view's graph to the next; None: full precision.
 
     Returns:
-        The mean over the pairs of this process, detached.
+        The mean over the pairs of this process, detached, with the embeddings of the first view.
 
     Raises:
         ValueError: there is no pair of views, or no negative.
@@ -88,7 +89,7 @@ def backward_view_by_view(
             config=config,
         ).scaled(1 / pairs)
         terms.total.backward()
-        return terms.detached()
+        return replace(terms.detached(), embeddings=None if view else online.detach())
 
     first, *others = enumerate((*large, *small))
     total = one_view(*first)
@@ -123,7 +124,7 @@ def backward_all_views(
     )
     terms.total.backward()
     distributed.average_gradients(model.online.parameters())
-    return terms.detached()
+    return replace(terms.detached(), embeddings=online[0].detach())
 
 
 def _embed_targets(

@@ -1,6 +1,7 @@
 """The figures of a log line: losses from the device, rates from the clock and the loader.
 
-Called on every rank at the same steps: losses and bad samples are those of all ranks together, the
+Called on every rank at the same steps: losses, spread of the embeddings (of the last step, or of
+its last micro-batch) and bad samples are those of all ranks together, the
 loader's figures those of the rank that waits longest, for which all others wait too.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.collapse import embedding_std, rank_me
+from model.distributed import all_gather_with_gradient
 from model.loss import LossTerms
 from pipeline.loader import MultiCropLoader
 from pipeline.loader.decode import TooManyBadSamples, too_many
@@ -70,6 +73,7 @@ class Meter:
             "contrastive": contrastive,
             "invariance": invariance,
             "accuracy": accuracy,
+            **self._spread(terms),
             "learning_rate": plan.learning_rate(config, step - 1),
             "target_decay": plan.target_decay(config, step - 1),
             "images_per_second": images / (now - then),
@@ -110,6 +114,15 @@ class Meter:
             dist.all_reduce(values)
             values /= self._world.size
         return [float(value) for value in values.tolist()]
+
+    def _spread(self, terms: LossTerms) -> dict[str, float]:
+        """How far apart the global batch's embeddings are; nothing where they are not finite."""
+        if terms.embeddings is None:
+            return {}
+        embeddings = all_gather_with_gradient(terms.embeddings)
+        figures = torch.stack([embedding_std(embeddings), rank_me(embeddings)]).tolist()
+        named = zip(("embedding_std", "rank_me"), figures, strict=True)
+        return {name: value for name, value in named if math.isfinite(value)}
 
     def _collect_bad_samples(self, budget: int) -> None:
         """Learn of the bad samples of all ranks; too many end the run, on every rank alike."""

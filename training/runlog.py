@@ -6,11 +6,13 @@ OUT/bad_samples.json     samples that were replaced since they cannot be decoded
 OUT/tensorboard/         the same for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
+OUT/encoder-*.pt         the encoder alone, at milestones
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from model.collapse import collapse_warning
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from training.config import TrainConfig, differences, from_dict, to_dict
@@ -42,11 +45,18 @@ class RunLog:
         self._out = out
         self.bad_samples = _read_bad_samples(out / BAD_SAMPLES_NAME)  # by sample id
         self._path = out / "metrics.jsonl"
-        _keep_until(self._path, start_step)
+        logged = _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
         # purge_step hides what TensorBoard already has of steps that are done again.
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
         self._progress = ProgressLine(start_step=start_step, total_steps=total_steps, name=name)
+        self._collapse_is_told = False
+        if logged > start_step:
+            found = f"of step {start_step}" if start_step else "none"
+            self.say(
+                f"the run had come to step {logged}, and the newest whole checkpoint in {out} is "
+                f"{found}: the steps since are done again"
+            )
 
     def write(self, step: int, **values: Any) -> None:
         """Record values of a step (completed steps so far) and show them."""
@@ -57,6 +67,10 @@ class RunLog:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
         self._progress.show(step, values)
+        collapse = collapse_warning(values.get("embedding_std", math.inf))
+        if collapse and not self._collapse_is_told:
+            self._collapse_is_told = True
+            self.say(f"step {step}: {collapse}")
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
         """Say which samples have turned out bad since the last call, and keep the whole list."""
@@ -235,19 +249,27 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint."""
+def _keep_until(path: Path, step: int) -> int:
+    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint.
+
+    Returns:
+        The last step that was logged; 0 without any.
+    """
     if not path.exists():
-        return
-    lines = []
+        return 0
+    lines, last = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # a line cut off by a kill
             continue
-        if isinstance(record, dict) and record.get("step", step + 1) <= step:
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            continue
+        last = max(last, record["step"])
+        if record["step"] <= step:
             lines.append(line)
     _write_atomically(path, "".join(line + "\n" for line in lines))
+    return last
 
 
 def _read_bad_samples(path: Path) -> dict[int, str]:
