@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
-from training.config import TrainConfig, apply_settings, to_dict
+from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
 from training.launch import (
@@ -45,6 +46,7 @@ from training.monitor import KnnMonitor
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
 from training.runlog import RunLog, SilentLog, last_values, write_description
+from training.saving import CheckpointWriter
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -133,35 +135,37 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world, stop.fail)
         meter = Meter(loader, world, stop.fail, log.bad_samples)
+        writer = stack.enter_context(open_writer(out, config, plan, world, log.say, stop.fail))
         saved = step
         for batch in agreed_batches(loader, stop):
             terms = train_step(model, optimizer, batch, config, plan, step, world)
             step += 1
             last = step == plan.end_step
-            saving = step % config.checkpoint_every == 0 or last
+            writer.check()
+            saving = writer.due(step)
             if step % config.log_every == 0 or saving:
                 # A loss is seen before its weights are kept.
                 record(log, meter, terms, config, plan, step)
             log.advance(step)
             if saving:
-                save(out, step, model, optimizer, config, world)
+                writer.save(step, model, optimizer)
                 saved = step
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
                 if figures := monitor.measure(model.online.encoder, meter.bad_samples):
                     log.write(step, **figures)
                 meter.restart()  # the measurement is no part of the training's speed
-        if stop.verdict:
-            if step > saved:
-                record(log, meter, terms, config, plan, step)
-                save(out, step, model, optimizer, config, world)
-            kept = f"step {step} is saved, run again to go on" if step else "no step was done yet"
-            log.say(f"stopped {stop.reason()}; {kept}")
+        if stop.verdict and step > saved:
+            record(log, meter, terms, config, plan, step)
+            writer.save(step, model, optimizer)
+        writer.wait()  # "step N is saved" is to be true when it is said
+        if stop.agreed():
+            log.say(f"stopped {stop.reason()}; {writer.kept(step)}")
         elif world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
         if stop.error:
             explain(stop.error)  # here: behind the barrier another process may end this one
         barrier()
-    return stop.verdict or (1 if stop.error else 0)
+    return stop.verdict
 
 
 def record(
@@ -281,24 +285,24 @@ def resume(out: Path, model: ReLICv2, optimizer: torch.optim.Optimizer, world: W
     return checkpoint.apply(found.state, model, optimizer)
 
 
-def save(
+def open_writer(
     out: Path,
-    step: int,
-    model: ReLICv2,
-    optimizer: torch.optim.Optimizer,
     config: TrainConfig,
+    plan: Plan,
     world: World,
-) -> None:
-    """Write a checkpoint, from rank 0; the others go on."""
-    if not world.is_main:
-        return
-    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise Diverged(
-            f"weights are not finite after step {step}; the last checkpoint is kept. Lower "
-            "optimizer.base_learning_rate, and start again"
-        )
-    state = checkpoint.capture(model, optimizer, step=step, config=to_dict(config))
-    checkpoint.save(out, step, state, keep=config.keep_checkpoints)
+    say: Callable[[str], object],
+    fail: Callable[[Exception], object],
+) -> CheckpointWriter:
+    """Return what saves checkpoints, from rank 0; the others go on."""
+    return CheckpointWriter(
+        out,
+        config,
+        plan.sampler.steps_per_epoch,
+        plan.end_step,
+        is_main=world.is_main,
+        say=say,
+        fail=fail,
+    )
 
 
 def open_log(

@@ -71,6 +71,7 @@ class Counter:
             self._clock.mark()
         seconds = self._clock.take()  # waits for the device, so that the loader's events are past
         after = loader.stats()
+        self._trainee.finish_saving()  # what one block writes is no burden of the next
         return Block(
             kind=kind,
             seconds=seconds,
