@@ -76,6 +76,11 @@ def test_a_loader_that_hangs_ends_the_run_after_saving(home):
     assert_same_weights(weights(out, 8), weights(whole, 8))
 
 
+def steps_logged(out):
+    path = out / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
 def test_sigterm_ends_a_run_whose_loader_hangs_long_before_the_watchdog_does(home):
     """Job schedulers give some seconds; loader.stall_seconds is 300."""
     out = home / "hanging-stopped"
@@ -92,7 +97,8 @@ def test_sigterm_ends_a_run_whose_loader_hangs_long_before_the_watchdog_does(hom
         for line in process.stderr:
             if line == "hanging\n":
                 break
-        time.sleep(3)  # the steps whose views were made are done
+        while process.poll() is None and steps_logged(out) < 4:  # those whose views were made
+            time.sleep(0.2)
         process.terminate()
         shown, errors = process.communicate()
         timer.cancel()
