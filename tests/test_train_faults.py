@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pipeline.sampler import Sampler
-from tests.journey import ROOT, damaged_shards, train, train_arguments
+from tests.journey import ROOT, command, damaged_shards, train, train_arguments
 from tests.test_train import assert_same_weights, metrics, weights
 
 # Runs train.py with a loader whose reads hang from some call on, as of a disk that is gone.
@@ -55,13 +55,7 @@ def saved_steps(out):
 def test_a_loader_that_hangs_ends_the_run_after_saving(home):
     out = home / "hanging"
     arguments = train_arguments(home, out, "max_steps=8", "loader.stall_seconds=15")
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING, *map(str, arguments[1:])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = command("-c", HANGING, *arguments[1:])
     assert done.returncode == 1, done.stderr
     assert re.search(
         r"Error: stage 'read' is at step 4, sample \d+, and has not moved", done.stderr
@@ -123,13 +117,7 @@ train.main(sys.argv[1:])
 def test_an_error_of_the_monitor_saves_the_run_first(home):
     out = home / "blind"
     arguments = train_arguments(home, out, "max_steps=8", "checkpoint_every=100", "monitor_every=1")
-    done = subprocess.run(
-        [sys.executable, "-c", BLIND, *map(str, arguments[1:])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = command("-c", BLIND, *arguments[1:])
     assert done.returncode == 1
     assert "RuntimeError: no features today" in done.stderr
     assert "stopped by an error; step 3 is saved, run again to go on" in done.stdout
