@@ -6,6 +6,7 @@ already and this one joins in place.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -215,6 +216,7 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
         _settle(world, [os.sched_getaffinity(0)])
         return main(world, *arguments)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
+    _import_before_a_group_exists()
     dist.init_process_group(
         backend,
         init_method="env://",
@@ -227,6 +229,16 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
         return main(world, *arguments)
     finally:
         dist.destroy_process_group()
+
+
+def _import_before_a_group_exists() -> None:
+    """Keep torch.distributed.nn from holding the process group for ever.
+
+    Its functions take the group that exists when they are defined as a default, and a training step
+    imports them. The threads of a group that is never freed outlive the interpreter: one that still
+    lets go of a tensor by then aborts the process ("terminate called without an active exception").
+    """
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 def _settle(world: World, neighbours: list[set[int]]) -> None:
