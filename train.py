@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model import checkpoint
 from model.distributed import barrier, broadcast_parameters, synchronise_batchnorm
+from model.guard import Guard
 from model.lars import make_optimizer
 from model.loss import LossTerms
 from model.relicv2 import ReLICv2
@@ -102,7 +103,12 @@ def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
         return train(world, config, data, out)
-    except (Diverged, TooManyBadSamples, Stalled) as error:
+    except Diverged as error:
+        if world.is_main:
+            last = checkpoint.latest(out)
+            click.echo(f"Error: {error} ({last.name if last else 'there is none yet'})", err=True)
+        return 1
+    except (TooManyBadSamples, Stalled) as error:
         click.echo(f"Error: {error}", err=True)
         return 1
     except (ValueError, OSError) as error:
@@ -119,6 +125,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
+    guard = Guard(model, remembered=config.log_every)
     stop = StopRequest(world)
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
@@ -126,10 +133,10 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
         stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world)
-        meter = Meter(loader, world, stop.fail)
+        meter = Meter(loader, world, stop.fail, guard.skipped)
         saved = step
         for batch in agreed_batches(loader, stop):
-            terms = train_step(model, optimizer, batch, config, plan, step, world)
+            terms = train_step(model, optimizer, batch, config, plan, step, world, guard)
             step += 1
             last = step == plan.end_step
             saving = step % config.checkpoint_every == 0 or last
@@ -168,6 +175,8 @@ def record(
     """Write a log line: what the steps since the last one came to, on all ranks."""
     log.write(step, **meter.read(terms, config, plan, step))
     log.keep_bad_samples(meter.bad_samples)
+    log.keep_skipped_steps(meter.skipped_steps)
+    meter.check_skipped(config.max_skipped)
 
 
 def open_views(
@@ -209,21 +218,23 @@ def train_step(
     plan: Plan,
     step: int,
     world: World,
+    guard: Guard,
 ) -> LossTerms:
     """One update: gradients view by view, optimizer, target. Returns device scalars."""
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate(config, step)
-    optimizer.zero_grad(set_to_none=True)
+    guard.begin()
     terms = backward(
         model,
         batch.large,
         batch.small,
         draw_negatives(batch, config, plan, step, world),
         config.loss,
+        gradients=guard.gradients,
+        parts=config.accumulate,
         autocast=_autocast(config, world.device),
     )
-    optimizer.step()
-    model.update_target(plan.target_decay(config, step))
+    guard.update(optimizer, step, plan.target_decay(config, step))
     return terms
 
 
@@ -233,11 +244,13 @@ def draw_negatives(
     """Return the negatives of each anchor [V, L, B, n], or None for all others of the batch.
 
     Positions count the local batch, or the global one with loss.negatives=global: sample p of the
-    global batch lives on rank p % world_size, row p // world_size.
+    global batch lives on rank p % world_size, row p // world_size. With config.accumulate the batch
+    is the anchor's part, an interval of the global batch.
     """
     if config.loss.num_negatives == 0:
         return None
-    rows = torch.arange(len(batch.labels)).numpy()
+    part = len(batch.labels) // config.accumulate
+    rows = torch.arange(len(batch.labels)).numpy() % part
     gathered = config.loss.negatives == "global"
     epoch, ids = plan.sampler.batch(step)
     negatives = sample_negatives(
@@ -245,12 +258,15 @@ def draw_negatives(
         epoch=epoch,
         sample_ids=ids[world.rank :: world.size],
         positions=rows * world.size + world.rank if gathered else rows,
-        num_candidates=len(rows) * world.size if gathered else len(rows),
+        num_candidates=part * world.size if gathered else part,
         num_negatives=config.loss.num_negatives,
         num_online=config.recipe.num_views,
         num_target=config.recipe.num_large,
     )
-    return torch.from_numpy(negatives).to(batch.large.device, non_blocking=True)
+    chosen = torch.from_numpy(negatives)
+    if world.device.type == "cuda":
+        chosen = chosen.pin_memory()  # else the copy waits for the steps that the GPU has before it
+    return chosen.to(batch.large.device, non_blocking=True)
 
 
 def build(config: TrainConfig, world: World) -> tuple[ReLICv2, torch.optim.Optimizer]:

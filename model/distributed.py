@@ -1,14 +1,14 @@
-"""What several processes do together: statistics, embeddings, gradients, weights.
+"""What several processes do together: statistics, embeddings, weights.
 
 Every function works on the default process group, over gloo and NCCL, and does nothing when there
 is no group or one process alone. All ranks must call the same functions in the same order.
+Gradients are averaged by model/reduction.py.
 
 Shapes: B local batch, W processes, C channels, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Module = TypeVar("Module", bound=nn.Module)
-
-_BUCKET_ELEMENTS = 2**23  # 32 MB of float32: a transfer long enough to hide its latency
 
 
 def world_size() -> int:
@@ -43,40 +41,6 @@ def broadcast_parameters(module: nn.Module) -> None:
         value = tensor.detach().contiguous()  # of a channels-last weight this is a copy
         dist.broadcast(value, src=0)
         tensor.detach().copy_(value)
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes.
-
-    Gradients travel in flat buckets, the next one packed while the last is on its way.
-    """
-    size = world_size()
-    if size == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    sent = []
-    for bucket in _buckets(gradients):
-        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-    for bucket, flat, work in sent:
-        assert work is not None
-        work.wait()
-        parts = flat.div_(size).split([gradient.numel() for gradient in bucket])
-        for gradient, part in zip(bucket, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
-
-
-def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Group neighbours of one type until a bucket is full."""
-    buckets: list[list[Tensor]] = []
-    elements = 0
-    for tensor in tensors:
-        if not buckets or elements >= _BUCKET_ELEMENTS or buckets[-1][0].dtype != tensor.dtype:
-            buckets.append([])
-            elements = 0
-        buckets[-1].append(tensor)
-        elements += tensor.numel()
-    return buckets
 
 
 def all_gather_with_gradient(rows: Tensor) -> Tensor:

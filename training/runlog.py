@@ -3,7 +3,8 @@
 OUT/config.json          resolved configuration, data set, versions, machine
 OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
 OUT/bad_samples.json     samples that were replaced since they cannot be decoded: id -> name, fault
-OUT/tensorboard/         the same for TensorBoard
+OUT/skipped_steps.json   steps that were not finite and changed nothing: step -> its sample ids
+OUT/tensorboard/         metrics.jsonl for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
 """
@@ -15,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 BAD_SAMPLES_NAME = "bad_samples.json"
+SKIPPED_STEPS_NAME = "skipped_steps.json"
+_IDS_IN_A_LINE = 16  # of a skipped step; the file has all of them
 _PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
 
 
@@ -39,7 +42,12 @@ class RunLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._out = out
-        self._bad = _read_bad_samples(out / BAD_SAMPLES_NAME)
+        self._bad = _read_listed(out / BAD_SAMPLES_NAME)
+        # Counted from 1 in the file, as completed steps are; those done again are judged again.
+        listed = _read_listed(out / SKIPPED_STEPS_NAME)
+        self._skipped = {step - 1: ids for step, ids in listed.items() if step <= start_step}
+        if len(self._skipped) < len(listed):
+            self._write_skipped_steps()
         self._path = out / "metrics.jsonl"
         _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
@@ -68,6 +76,20 @@ class RunLog:
         listed = {str(i): self._bad[i] for i in sorted(self._bad)}
         _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
 
+    def keep_skipped_steps(self, skipped: Mapping[int, Sequence[int]]) -> None:
+        """Say which steps have been skipped since the last call, and keep the whole list."""
+        new = {step: ids for step, ids in skipped.items() if step not in self._skipped}
+        if not new:
+            return
+        for step, ids in new.items():
+            listed = ", ".join(map(str, ids[:_IDS_IN_A_LINE]))
+            listed += f" and {len(ids) - _IDS_IN_A_LINE} more" * (len(ids) > _IDS_IN_A_LINE)
+            self.say(
+                f"skipped: step {step + 1}, its loss or a gradient was not finite; samples {listed}"
+            )
+        self._skipped |= {step: list(ids) for step, ids in new.items()}
+        self._write_skipped_steps()
+
     def advance(self, step: int) -> None:
         """Show that a step is done, without its values: nothing is asked of the device."""
         self._progress.show(step, {})
@@ -75,6 +97,10 @@ class RunLog:
     def say(self, line: str) -> None:
         """Print a line above the progress line."""
         self._progress.say(line)
+
+    def _write_skipped_steps(self) -> None:
+        by_step = {str(step + 1): self._skipped[step] for step in sorted(self._skipped)}
+        _write_atomically(self._out / SKIPPED_STEPS_NAME, json.dumps(by_step) + "\n")
 
     def close(self) -> None:
         self._progress.close()
@@ -95,6 +121,9 @@ class SilentLog:
         """Record nothing."""
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
+        """Keep nothing."""
+
+    def keep_skipped_steps(self, skipped: Mapping[int, Sequence[int]]) -> None:
         """Keep nothing."""
 
     def advance(self, step: int) -> None:
@@ -247,12 +276,12 @@ def _keep_until(path: Path, step: int) -> None:
     _write_atomically(path, "".join(line + "\n" for line in lines))
 
 
-def _read_bad_samples(path: Path) -> dict[int, str]:
-    """What the run knew before it was stopped."""
+def _read_listed(path: Path) -> dict[int, Any]:
+    """What the run knew before it was stopped, by number."""
     if not path.exists():
         return {}
     listed = json.loads(path.read_text(encoding="utf-8"))
-    return {int(sample_id): text for sample_id, text in listed.items()}
+    return {int(number): known for number, known in listed.items()}
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -283,6 +312,8 @@ def _described(values: dict[str, Any]) -> str:
         parts.append(f"limited by {values['bottleneck']}")
     if values.get("bad_samples"):
         parts.append(f"bad samples {values['bad_samples']}")
+    if values.get("skipped_steps"):
+        parts.append(f"skipped steps {values['skipped_steps']}")
     if "knn_top1" in values:
         parts.append(f"kNN {values['knn_top1']:.1f} %")
     return "  ".join(parts)

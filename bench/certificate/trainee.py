@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import train
+from model.guard import Guard
 from pipeline.batch import MultiCropBatch
 from training.config import TrainConfig
 from training.launch import World
@@ -21,6 +22,7 @@ class Trainee:
 
     def __init__(self, config: TrainConfig, plan: Plan, world: World, folder: Path) -> None:
         self.model, self.optimizer = train.build(config, world)
+        self._guard = Guard(self.model, remembered=config.log_every)
         self._config, self._plan, self._world, self._folder = config, plan, world, folder
         self._done = 0
 
@@ -31,7 +33,14 @@ class Trainee:
             ValueError: the loss is no number.
         """
         terms = train.train_step(
-            self.model, self.optimizer, batch, self._config, self._plan, step, self._world
+            self.model,
+            self.optimizer,
+            batch,
+            self._config,
+            self._plan,
+            step,
+            self._world,
+            self._guard,
         )
         self._done += 1
         if self._done % self._config.log_every == 0 and not math.isfinite(float(terms.total)):

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model import distributed
 from model.distributed import (
     all_gather_with_gradient,
-    average_gradients,
     broadcast_parameters,
     synchronise_batchnorm,
 )
+from model.guard import Guard
 from model.lars import OptimizerConfig, make_optimizer
 from model.loss import LossConfig
+from model.reduction import FlatGradients
 from model.relicv2 import ReLICv2, ReLICv2Config
 from model.resnet import ResNetConfig
 from model.step import backward
@@ -127,26 +127,6 @@ def gathered(rank: int, size: int) -> dict[str, Tensor]:
     return {"together": together.detach(), "gradient": rows.grad}
 
 
-def averaged(rank: int, size: int) -> list[Tensor | None]:
-    """Mixed types, a channels-last gradient, one without gradient; several buckets."""
-    parameters = [
-        nn.Parameter(torch.zeros(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)),
-        nn.Parameter(torch.zeros(5, dtype=torch.float64)),
-        nn.Parameter(torch.zeros(7)),
-        nn.Parameter(torch.zeros(7)),
-        nn.Parameter(torch.zeros(())),
-    ]
-    for number, parameter in enumerate(parameters):
-        if number != 3:
-            steps = torch.arange(parameter.numel(), dtype=parameter.dtype)
-            parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.copy_((steps * (rank + 1)).view(parameter.shape) + number)
-    distributed._BUCKET_ELEMENTS, before = 8, distributed._BUCKET_ELEMENTS
-    average_gradients(parameters)
-    distributed._BUCKET_ELEMENTS = before
-    return [parameter.grad for parameter in parameters]
-
-
 def broadcast(rank: int, size: int) -> dict[str, Tensor]:
     module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
     module = module.to(memory_format=torch.channels_last)
@@ -167,10 +147,13 @@ def step_gradients(rank: int, size: int) -> list[dict[str, Any]]:
         negatives = draw_negatives(size, kind)[:, :, rank::size] if subsampled else None
         if negatives is not None and kind == "local":
             negatives = negatives // size
-        terms = backward(model, large, small, negatives, loss_config(form, kind, stop))
+        gradients = FlatGradients(model.online.parameters(), bucket_elements=1000)
+        config = loss_config(form, kind, stop)
+        terms = backward(model, large, small, negatives, config, gradients=gradients)
         results.append(
             {
                 "total": terms.total,
+                "averaged_total": gradients.loss,
                 "gradients": {n: p.grad for n, p in model.online.named_parameters()},
                 "buffers": dict(model.named_buffers()),
             }
@@ -187,12 +170,13 @@ def trained(rank: int, size: int) -> dict[str, Tensor]:
     model = synchronise_batchnorm(model)
     broadcast_parameters(model)
     optimizer = make_optimizer(model, OptimizerConfig(base_learning_rate=0.5))
+    guard = Guard(model, remembered=3)
     large, small = (views[:, rank::size].float() for views in make_views())
-    for _ in range(3):
-        optimizer.zero_grad()
-        backward(model, large, small, None, LossConfig(negatives="global"))
-        optimizer.step()
-        model.update_target(0.9)
+    config = LossConfig(negatives="global")
+    for step in range(3):
+        guard.begin()
+        backward(model, large, small, None, config, gradients=guard.gradients)
+        guard.update(optimizer, step, 0.9)
     return copy.deepcopy(model.state_dict())
 
 
@@ -203,7 +187,6 @@ def everything(rank: int, size: int) -> dict[str, Any]:
         far_from_zero,
         half_precision,
         gathered,
-        averaged,
         broadcast,
         step_gradients,
         trained,
