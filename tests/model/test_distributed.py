@@ -27,9 +27,19 @@ def interleaved(parts):
 
 @pytest.mark.parametrize("dims", [2, 4])
 def test_synchronised_batchnorm_is_batchnorm_of_the_whole_batch(ranks, dims):
+    assert_whole_batch(dims, [rank["synchronised_batchnorm"][dims] for rank in ranks])
+
+
+@pytest.mark.gpu
+def test_synchronised_batchnorm_on_cuda_is_batchnorm_of_the_whole_batch(tmp_path):
+    ranks = run_in_processes(two_ranks.synchronised_batchnorm_on_cuda, folder=tmp_path, size=SIZE)
+    for dims in (2, 4):
+        assert_whole_batch(dims, [rank[dims] for rank in ranks])
+
+
+def assert_whole_batch(dims, results):
     module = two_ranks.batchnorm_module(dims, 3)
     expected = two_ranks.batchnorm_case(*two_ranks.batchnorm_input(dims), module)
-    results = [rank["synchronised_batchnorm"][dims] for rank in ranks]
     assert results[0].keys() == expected.keys()
     for name, value in expected.items():
         parts = [result[name] for result in results]

@@ -162,25 +162,47 @@ def test_waiting_is_noticed(wait):
 @pytest.mark.parametrize("form", ["swap_roles", "swap_views"])
 @pytest.mark.parametrize("name", ["lars", "adamw"])
 def test_no_step_waits_for_the_device(name, form):
-    model = make_model().float()
-    optimizer = make_optimizer(model, OptimizerConfig(name=name))
-    guard, config = Guard(model, remembered=4), LossConfig(kl_form=form, num_negatives=2)
-    large, small = step_ranks.part_views(torch.float32)
-    negatives = step_ranks.part_negatives(0, 1, parts=2)
-    context = torch.autocast("cpu", dtype=torch.bfloat16)
+    steps = guarded_steps(name, form, "cpu")
     with Waits() as waits:
         for step in range(2):
-            guard.begin()
-            backward(
-                model,
-                large,
-                small,
-                negatives,
-                config,
-                gradients=guard.gradients,
-                parts=2,
-                autocast=context,
-            )
-            guard.update(optimizer, step, 0.9)
+            steps(step)
     assert waits.found == []
     assert waits.seen > 1000
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lars", "adamw"])
+def test_no_step_waits_for_cuda(name):
+    steps = guarded_steps(name, "swap_roles", "cuda")
+    steps(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps(1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def guarded_steps(name, form, device):
+    """Return a function that does a step, in two parts under autocast."""
+    model = make_model().float().to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(model, OptimizerConfig(name=name))
+    guard, config = Guard(model, remembered=4), LossConfig(kl_form=form, num_negatives=2)
+    large, small = (views.to(device) for views in step_ranks.part_views(torch.float32))
+    negatives = step_ranks.part_negatives(0, 1, parts=2).to(device)
+    context = torch.autocast(device, dtype=torch.bfloat16)
+
+    def one(step):
+        guard.begin()
+        backward(
+            model,
+            large,
+            small,
+            negatives,
+            config,
+            gradients=guard.gradients,
+            parts=2,
+            autocast=context,
+        )
+        guard.update(optimizer, step, 0.9)
+
+    return one

@@ -65,17 +65,20 @@ def loss_config(form: str, negatives: str, stop: str) -> LossConfig:
     return LossConfig(kl_form=form, negatives=negatives, stop_gradient=stop)
 
 
-def batchnorm_case(x: Tensor, weights: Tensor, module: nn.Module) -> dict[str, Tensor]:
+def batchnorm_case(
+    x: Tensor, weights: Tensor, module: nn.Module, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Run a module forward and backward on this rank's rows of x."""
-    x = x.clone().requires_grad_()
+    x, module = x.to(device, copy=True).requires_grad_(), module.to(device)
     output = module(x)
-    (output * weights).sum().backward()
-    return {
+    (output * weights.to(device)).sum().backward()
+    results = {
         "output": output.detach(),
         "to_input": x.grad,
         **{f"to_{name}": p.grad for name, p in module.named_parameters()},
         **dict(module.named_buffers()),
     }
+    return {name: value.cpu() for name, value in results.items()}
 
 
 def batchnorm_module(dims: int, channels: int) -> nn.Module:
@@ -92,14 +95,22 @@ def batchnorm_input(dims: int) -> tuple[Tensor, Tensor]:
     return 3 * normal(*shape, seed=3) + 2, normal(*shape, seed=4)
 
 
-def synchronised_batchnorm(rank: int, size: int) -> dict[int, dict[str, Tensor]]:
+def synchronised_batchnorm(
+    rank: int, size: int, device: str = "cpu"
+) -> dict[int, dict[str, Tensor]]:
     return {
         dims: batchnorm_case(
             *(part[rank::size] for part in batchnorm_input(dims)),
             synchronise_batchnorm(batchnorm_module(dims, 3)),
+            device,
         )
         for dims in (2, 4)
     }
+
+
+def synchronised_batchnorm_on_cuda(rank: int, size: int) -> dict[int, dict[str, Tensor]]:
+    """Both processes share one GPU, so over gloo."""
+    return synchronised_batchnorm(rank, size, "cuda")
 
 
 def uneven_batchnorm(rank: int, size: int) -> dict[str, Tensor]:
