@@ -145,7 +145,7 @@ def test_parts_over_two_processes_are_those_of_one(ranks, number):
     form = ("swap_roles", "swap_views")[number]
     model = make_model()
     gradients = FlatGradients(model.online.parameters())
-    backward(
+    terms = backward(
         model,
         *step_ranks.part_views(),
         step_ranks.part_negatives(0, 1, parts=2),
@@ -153,6 +153,7 @@ def test_parts_over_two_processes_are_those_of_one(ranks, number):
         gradients=gradients,
         parts=2,
     )
+    torch.testing.assert_close(gradients.loss, terms.total, **EXACT)
     for rank in ranks:
         result = rank["accumulated"][number]
         torch.testing.assert_close(result["loss"], gradients.loss, **EXACT)
