@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import torch
-from torch import Tensor
 
 from model import checkpoint
 from model.distributed import barrier, broadcast_parameters, synchronise_batchnorm
@@ -27,9 +28,8 @@ from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
-from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
-from training.config import TrainConfig, apply_settings, to_dict
+from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
 from training.launch import (
@@ -42,9 +42,11 @@ from training.launch import (
 )
 from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
+from training.negatives import draw_negatives
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
 from training.runlog import RunLog, SilentLog, last_values, write_description
+from training.saving import CheckpointWriter
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,18 +105,21 @@ def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
         return train(world, config, data, out)
-    except Diverged as error:
-        if world.is_main:
-            last = checkpoint.latest(out)
-            click.echo(f"Error: {error} ({last.name if last else 'there is none yet'})", err=True)
-        return 1
-    except (TooManyBadSamples, Stalled) as error:
+    except Exception as error:
+        if world.is_main or not isinstance(error, (ValueError, Diverged)):  # same on every rank
+            explain(error, out)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
+
+
+def explain(error: Exception, out: Path) -> None:
+    """Say why the run ends: a line, or for what nobody foresaw all that is known."""
+    if isinstance(error, Diverged):
+        kept = checkpoint.latest(out)
+        click.echo(f"Error: {error} ({kept.name if kept else 'none was saved yet'})", err=True)
+    elif isinstance(error, (TooManyBadSamples, Stalled, ValueError, OSError)):
         click.echo(f"Error: {error}", err=True)
-        return 1
-    except (ValueError, OSError) as error:
-        if world.is_main or isinstance(error, OSError):  # wrong input is wrong on every rank
-            click.echo(f"Error: {error}", err=True)
-        return 2
+    else:
+        traceback.print_exception(error)
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -132,35 +137,38 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         stack.enter_context(loader)
         log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
         stack.callback(log.close)
-        monitor = KnnMonitor(shards, config, world)
-        meter = Meter(loader, world, stop.fail, guard.skipped)
+        monitor = KnnMonitor(shards, config, world, stop.fail)
+        meter = Meter(loader, world, stop.fail, guard.skipped, log)
+        writer = stack.enter_context(open_writer(out, config, plan, world, log.say, stop.fail))
         saved = step
         for batch in agreed_batches(loader, stop):
             terms = train_step(model, optimizer, batch, config, plan, step, world, guard)
             step += 1
             last = step == plan.end_step
-            saving = step % config.checkpoint_every == 0 or last
+            writer.check()
+            saving = writer.due(step)
             if step % config.log_every == 0 or saving:
                 # A loss is seen before its weights are kept.
                 record(log, meter, terms, config, plan, step)
             log.advance(step)
             if saving:
-                save(out, step, model, optimizer, config, world)
+                writer.save(step, model, optimizer)
                 saved = step
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
-                log.write(step, **monitor.measure(model.online.encoder))
+                if figures := monitor.measure(model.online.encoder, meter.bad_samples):
+                    log.write(step, **figures)
                 meter.restart()  # the measurement is no part of the training's speed
-        if stop.verdict:
-            if step > saved:
-                record(log, meter, terms, config, plan, step)
-                save(out, step, model, optimizer, config, world)
-            kept = f"step {step} is saved, run again to go on" if step else "no step was done yet"
-            log.say(f"stopped {stop.reason()}; {kept}")
+        if stop.verdict and step > saved:
+            record(log, meter, terms, config, plan, step)
+            writer.save(step, model, optimizer)
+        writer.wait()  # "step N is saved" is to be true when it is said
+        if stop.agreed():
+            log.say(f"stopped {stop.reason()}; {writer.kept(step)}")
         elif world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
-        barrier()
         if stop.error:
-            raise stop.error
+            explain(stop.error, out)  # here: behind the barrier another process may end this one
+        barrier()
     return stop.verdict
 
 
@@ -238,37 +246,6 @@ def train_step(
     return terms
 
 
-def draw_negatives(
-    batch: MultiCropBatch, config: TrainConfig, plan: Plan, step: int, world: World
-) -> Tensor | None:
-    """Return the negatives of each anchor [V, L, B, n], or None for all others of the batch.
-
-    Positions count the local batch, or the global one with loss.negatives=global: sample p of the
-    global batch lives on rank p % world_size, row p // world_size. With config.accumulate the batch
-    is the anchor's part, an interval of the global batch.
-    """
-    if config.loss.num_negatives == 0:
-        return None
-    part = len(batch.labels) // config.accumulate
-    rows = torch.arange(len(batch.labels)).numpy() % part
-    gathered = config.loss.negatives == "global"
-    epoch, ids = plan.sampler.batch(step)
-    negatives = sample_negatives(
-        seed=config.seed,
-        epoch=epoch,
-        sample_ids=ids[world.rank :: world.size],
-        positions=rows * world.size + world.rank if gathered else rows,
-        num_candidates=part * world.size if gathered else part,
-        num_negatives=config.loss.num_negatives,
-        num_online=config.recipe.num_views,
-        num_target=config.recipe.num_large,
-    )
-    chosen = torch.from_numpy(negatives)
-    if world.device.type == "cuda":
-        chosen = chosen.pin_memory()  # else the copy waits for the steps that the GPU has before it
-    return chosen.to(batch.large.device, non_blocking=True)
-
-
 def build(config: TrainConfig, world: World) -> tuple[ReLICv2, torch.optim.Optimizer]:
     """Make model and optimizer, the same on every rank."""
     generator = torch.Generator().manual_seed(config.seed)
@@ -290,24 +267,24 @@ def resume(out: Path, model: ReLICv2, optimizer: torch.optim.Optimizer, world: W
     return checkpoint.apply(found.state, model, optimizer)
 
 
-def save(
+def open_writer(
     out: Path,
-    step: int,
-    model: ReLICv2,
-    optimizer: torch.optim.Optimizer,
     config: TrainConfig,
+    plan: Plan,
     world: World,
-) -> None:
-    """Write a checkpoint, from rank 0; the others go on."""
-    if not world.is_main:
-        return
-    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise Diverged(
-            f"weights are not finite after step {step}; the last checkpoint is kept. Lower "
-            "optimizer.base_learning_rate, and start again"
-        )
-    state = checkpoint.capture(model, optimizer, step=step, config=to_dict(config))
-    checkpoint.save(out, step, state, keep=config.keep_checkpoints)
+    say: Callable[[str], object],
+    fail: Callable[[Exception], object],
+) -> CheckpointWriter:
+    """Return what saves checkpoints, from rank 0; the others go on."""
+    return CheckpointWriter(
+        out,
+        config,
+        plan.sampler.steps_per_epoch,
+        plan.end_step,
+        is_main=world.is_main,
+        say=say,
+        fail=fail,
+    )
 
 
 def open_log(

@@ -20,6 +20,7 @@ candidates, n negatives, D embedding, H/W and h/w sides of large and small views
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def backward(
             one view's graph to the next; None: full precision.
 
     Returns:
-        The mean over the pairs of this process, detached.
+        The mean over the pairs of this process, detached, with the embeddings of the first view.
 
     Raises:
         ValueError: there is no pair of views, or no negative.
@@ -125,7 +126,7 @@ def backward_view_by_view(
             config=config,
         ).scaled(share / pairs)
         _backward(terms.total, gradients, completes=completes)
-        return terms.detached()
+        return replace(terms.detached(), embeddings=None if view else online.detach())
 
     views = (*large, *small)
     total: LossTerms | None = None
@@ -163,7 +164,7 @@ def backward_all_views(
         positives=_positives(targets, config),
     ).scaled(share)
     _backward(terms.total, gradients, completes=last)
-    return terms.detached()
+    return replace(terms.detached(), embeddings=online[0].detach())
 
 
 def _backward(loss: Tensor, gradients: FlatGradients | None, *, completes: bool) -> None:

@@ -31,6 +31,7 @@ FREE_TO_CHANGE = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "milestone_every",
     "max_skipped",
     "monitor_every",
     "loader.threads",
@@ -68,6 +69,7 @@ class TrainConfig:
     log_every: int = 10  # steps
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 3
+    milestone_every: int = 0  # epochs between two checkpoints that are kept for good; 0: none
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never
     max_skipped: int = 10  # steps in a row that are not finite, and skipped, before the run stops
 
@@ -80,8 +82,9 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
-        if self.max_steps < 0 or self.monitor_every < 0:
-            raise ValueError("max_steps and monitor_every must not be negative")
+        for name in ("max_steps", "monitor_every", "milestone_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.target_decay <= 1:
             raise ValueError(f"target_decay must lie in 0..1, got {self.target_decay}")
         if not 0 <= self.seed < 2**32:

@@ -166,16 +166,24 @@ class StopRequest:
     def agreed(self) -> int:
         """Return the verdict, the same on every rank: 0, or the exit status of the run.
 
-        An error, status 1, outweighs a signal, status 128 + its number.
+        An error outweighs a signal. Status 2: the disk or what the user gave; 1: any other error;
+        128 + its number: a signal.
         """
-        wish = _ERROR if self.error else self._signal
+        wish = self._signal
+        if self.error:
+            wish = _ERROR + (2 if isinstance(self.error, (OSError, ValueError)) else 1)
         if self._world.size > 1:
             wishes = torch.tensor(wish)
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self._hosts)
             wish = int(wishes)
         if wish:
-            self.verdict = 1 if wish == _ERROR else 128 + wish
+            self.verdict = wish - _ERROR if wish > _ERROR else 128 + wish
         return self.verdict
+
+    @property
+    def wished(self) -> bool:
+        """Whether this rank wants to stop; the others may not know yet."""
+        return bool(self._signal or self.error)
 
     def reason(self) -> str:
         """Why, for the log."""

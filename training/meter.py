@@ -1,6 +1,7 @@
 """The figures of a log line: losses from the device, rates from the clock and the loader.
 
-Called on every rank at the same steps: losses and bad samples are those of all ranks together, the
+Called on every rank at the same steps: losses, spread of the embeddings (of the last step, or of
+its last micro-batch) and bad samples are those of all ranks together, the
 loader's figures those of the rank that waits longest, for which all others wait too.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.collapse import embedding_std, rank_me
+from model.distributed import all_gather_with_gradient
 from model.guard import SkippedSteps
 from model.loss import LossTerms
 from pipeline.loader import MultiCropLoader
@@ -22,6 +25,7 @@ from pipeline.stats import STAGES, LoaderStats, bottleneck
 from training.config import TrainConfig
 from training.launch import World
 from training.plan import Plan
+from training.runlog import RunLog, SilentLog
 
 
 class Diverged(RuntimeError):
@@ -31,7 +35,7 @@ class Diverged(RuntimeError):
 class Meter:
     """Turns the loader's totals and the clock into the figures of a log line.
 
-    `fail` is told, on every rank alike, when too many samples turn out bad.
+    `fail` is told when too many samples have turned out bad, those that `log` knows included.
     """
 
     def __init__(
@@ -40,14 +44,17 @@ class Meter:
         world: World,
         fail: Callable[[Exception], object],
         skipped: SkippedSteps,
+        log: RunLog | SilentLog,
     ) -> None:
         self._loader = loader
         self._world = world
         self._fail = fail
         self._skipped = skipped
         self._in_a_row = 0
-        self.bad_samples: dict[int, str] = {}  # of all ranks, by sample id
-        self.skipped_steps: dict[int, list[int]] = {}  # sample ids by step
+        # of all ranks, by sample id, and sample ids by step; rank 0 knows of those before the last
+        # start, too
+        self.bad_samples = dict(log.bad_samples)
+        self.skipped_steps = dict(log.skipped_steps)
         self.restart()
 
     def restart(self) -> None:
@@ -66,6 +73,7 @@ class Meter:
         return {
             "epoch": step / plan.sampler.steps_per_epoch,
             **{name: value for name, value in losses.items() if math.isfinite(value)},
+            **self._spread(terms),
             "learning_rate": plan.learning_rate(config, step - 1),
             "target_decay": plan.target_decay(config, step - 1),
             "images_per_second": images / (now - then),
@@ -126,6 +134,15 @@ class Meter:
         self._in_a_row = found.in_a_row
         for step in found.steps:
             self.skipped_steps[step] = plan.sampler.batch(step)[1].tolist()
+
+    def _spread(self, terms: LossTerms) -> dict[str, float]:
+        """How far apart the global batch's embeddings are; nothing where they are not finite."""
+        if terms.embeddings is None:
+            return {}
+        embeddings = all_gather_with_gradient(terms.embeddings)
+        figures = torch.stack([embedding_std(embeddings), rank_me(embeddings)]).tolist()
+        named = zip(("embedding_std", "rank_me"), figures, strict=True)
+        return {name: value for name, value in named if math.isfinite(value)}
 
     def _collect_bad_samples(self, budget: int) -> None:
         """Learn of the bad samples of all ranks; too many end the run, on every rank alike."""

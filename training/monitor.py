@@ -6,6 +6,8 @@ other; their centre crops go through the online encoder in evaluation mode, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from torch import nn
 
@@ -22,10 +24,20 @@ _MIN_SAMPLES = 21  # each needs 20 neighbours
 
 
 class KnnMonitor:
-    """Measures on rank 0, while the others wait at their next collective."""
+    """Measures on rank 0, while the others wait at their next collective.
 
-    def __init__(self, shards: Shards, config: TrainConfig, world: World) -> None:
+    `fail` is told of an error.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        config: TrainConfig,
+        world: World,
+        fail: Callable[[Exception], object],
+    ) -> None:
         self._shards, self._config, self._world = shards, config, world
+        self._fail = fail
         labelled = np.flatnonzero(shards.labels >= 0)
         words = random_words(
             seed=0,
@@ -43,8 +55,19 @@ class KnnMonitor:
         every = self._config.monitor_every * steps_per_epoch
         return len(self._ids) >= _MIN_SAMPLES and every > 0 and (last or step % every == 0)
 
-    def measure(self, encoder: nn.Module) -> dict[str, float]:
-        """Return {"knn_top1": percent} of the encoder as it is."""
+    def measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
+        """Return {"knn_top1": percent} of the encoder as it is; `bad_samples` gets those it met.
+
+        An error goes to `fail`, and nothing is returned: the run is to be saved, as after an error
+        of its own loader.
+        """
+        try:
+            return self._measure(encoder, bad_samples)
+        except Exception as error:
+            self._fail(error)
+            return {}
+
+    def _measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
         with evaluation_views(
             self._shards,
             size=self._config.recipe.large_size,
@@ -53,7 +76,10 @@ class KnnMonitor:
             sample_ids=self._ids,
             device=self._world.device,
         ) as views:
-            features, labels = extract_features(encoder, views, self._world.device)
+            try:
+                features, labels = extract_features(encoder, views, self._world.device)
+            finally:
+                bad_samples |= views.bad_by_id
         known = labels >= 0  # a bad sample may have been replaced by an unlabelled one
         config = KnnConfig(k=20, more_k=())
         device = self._world.device

@@ -7,20 +7,24 @@ OUT/skipped_steps.json   steps that were not finite and changed nothing: step ->
 OUT/tensorboard/         metrics.jsonl for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
+OUT/encoder-*.pt         the encoder alone, at milestones
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from model.collapse import collapse_warning
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from training.config import TrainConfig, differences, from_dict, to_dict
@@ -42,18 +46,25 @@ class RunLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._out = out
-        self._bad = _read_listed(out / BAD_SAMPLES_NAME)
+        self.bad_samples = _read_listed(out / BAD_SAMPLES_NAME)  # by sample id
         # Counted from 1 in the file, as completed steps are; those done again are judged again.
         listed = _read_listed(out / SKIPPED_STEPS_NAME)
-        self._skipped = {step - 1: ids for step, ids in listed.items() if step <= start_step}
-        if len(self._skipped) < len(listed):
+        self.skipped_steps = {step - 1: ids for step, ids in listed.items() if step <= start_step}
+        if len(self.skipped_steps) < len(listed):
             self._write_skipped_steps()
         self._path = out / "metrics.jsonl"
-        _keep_until(self._path, start_step)
+        logged = _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
         # purge_step hides what TensorBoard already has of steps that are done again.
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
         self._progress = ProgressLine(start_step=start_step, total_steps=total_steps, name=name)
+        self._collapse_is_told = False
+        if logged > start_step:
+            found = f"of step {start_step}" if start_step else "none"
+            self.say(
+                f"the run had come to step {logged}, and the newest whole checkpoint in {out} is "
+                f"{found}: the steps since are done again"
+            )
 
     def write(self, step: int, **values: Any) -> None:
         """Record values of a step (completed steps so far) and show them."""
@@ -64,21 +75,25 @@ class RunLog:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
         self._progress.show(step, values)
+        collapse = collapse_warning(values.get("embedding_std", math.inf))
+        if collapse and not self._collapse_is_told:
+            self._collapse_is_told = True
+            self.say(f"step {step}: {collapse}")
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
         """Say which samples have turned out bad since the last call, and keep the whole list."""
-        new = {i: text for i, text in bad.items() if i not in self._bad}
+        new = {i: text for i, text in bad.items() if i not in self.bad_samples}
         if not new:
             return
         for line in bad_lines(new):
             self.say(f"replaced: {line}")
-        self._bad |= new
-        listed = {str(i): self._bad[i] for i in sorted(self._bad)}
+        self.bad_samples |= new
+        listed = {str(i): self.bad_samples[i] for i in sorted(self.bad_samples)}
         _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
 
-    def keep_skipped_steps(self, skipped: Mapping[int, Sequence[int]]) -> None:
+    def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
         """Say which steps have been skipped since the last call, and keep the whole list."""
-        new = {step: ids for step, ids in skipped.items() if step not in self._skipped}
+        new = {step: ids for step, ids in skipped.items() if step not in self.skipped_steps}
         if not new:
             return
         for step, ids in new.items():
@@ -87,7 +102,7 @@ class RunLog:
             self.say(
                 f"skipped: step {step + 1}, its loss or a gradient was not finite; samples {listed}"
             )
-        self._skipped |= {step: list(ids) for step, ids in new.items()}
+        self.skipped_steps |= new
         self._write_skipped_steps()
 
     def advance(self, step: int) -> None:
@@ -99,7 +114,7 @@ class RunLog:
         self._progress.say(line)
 
     def _write_skipped_steps(self) -> None:
-        by_step = {str(step + 1): self._skipped[step] for step in sorted(self._skipped)}
+        by_step = {str(step + 1): self.skipped_steps[step] for step in sorted(self.skipped_steps)}
         _write_atomically(self._out / SKIPPED_STEPS_NAME, json.dumps(by_step) + "\n")
 
     def close(self) -> None:
@@ -117,13 +132,16 @@ class RunLog:
 class SilentLog:
     """The log of a rank that has none to write."""
 
+    bad_samples: Mapping[int, str] = MappingProxyType({})
+    skipped_steps: Mapping[int, list[int]] = MappingProxyType({})
+
     def write(self, step: int, **values: Any) -> None:
         """Record nothing."""
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
         """Keep nothing."""
 
-    def keep_skipped_steps(self, skipped: Mapping[int, Sequence[int]]) -> None:
+    def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
         """Keep nothing."""
 
     def advance(self, step: int) -> None:
@@ -261,19 +279,27 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint."""
+def _keep_until(path: Path, step: int) -> int:
+    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint.
+
+    Returns:
+        The last step that was logged; 0 without any.
+    """
     if not path.exists():
-        return
-    lines = []
+        return 0
+    lines, last = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # a line cut off by a kill
             continue
-        if isinstance(record, dict) and record.get("step", step + 1) <= step:
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            continue
+        last = max(last, record["step"])
+        if record["step"] <= step:
             lines.append(line)
     _write_atomically(path, "".join(line + "\n" for line in lines))
+    return last
 
 
 def _read_listed(path: Path) -> dict[int, Any]:
