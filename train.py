@@ -16,10 +16,10 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor
 
 from model import checkpoint
 from model.distributed import barrier, broadcast_parameters, synchronise_batchnorm
+from model.guard import Guard
 from model.lars import make_optimizer
 from model.loss import LossTerms
 from model.relicv2 import ReLICv2
@@ -28,7 +28,6 @@ from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
-from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
@@ -43,6 +42,7 @@ from training.launch import (
 )
 from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
+from training.negatives import draw_negatives
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
 from training.runlog import RunLog, SilentLog, last_values, write_description
@@ -106,14 +106,17 @@ def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     try:
         return train(world, config, data, out)
     except Exception as error:
-        if world.is_main or not isinstance(error, ValueError):  # wrong input is so on every rank
-            explain(error)
+        if world.is_main or not isinstance(error, (ValueError, Diverged)):  # same on every rank
+            explain(error, out)
         return 2 if isinstance(error, (ValueError, OSError)) else 1
 
 
-def explain(error: Exception) -> None:
+def explain(error: Exception, out: Path) -> None:
     """Say why the run ends: a line, or for what nobody foresaw all that is known."""
-    if isinstance(error, (Diverged, TooManyBadSamples, Stalled, ValueError, OSError)):
+    if isinstance(error, Diverged):
+        kept = checkpoint.latest(out)
+        click.echo(f"Error: {error} ({kept.name if kept else 'none was saved yet'})", err=True)
+    elif isinstance(error, (TooManyBadSamples, Stalled, ValueError, OSError)):
         click.echo(f"Error: {error}", err=True)
     else:
         traceback.print_exception(error)
@@ -127,6 +130,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
+    guard = Guard(model, remembered=config.log_every)
     stop = StopRequest(world)
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
@@ -134,11 +138,11 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
         stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world, stop.fail)
-        meter = Meter(loader, world, stop.fail, log.bad_samples)
+        meter = Meter(loader, world, stop.fail, guard.skipped, log)
         writer = stack.enter_context(open_writer(out, config, plan, world, log.say, stop.fail))
         saved = step
         for batch in agreed_batches(loader, stop):
-            terms = train_step(model, optimizer, batch, config, plan, step, world)
+            terms = train_step(model, optimizer, batch, config, plan, step, world, guard)
             step += 1
             last = step == plan.end_step
             writer.check()
@@ -163,7 +167,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         elif world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
         if stop.error:
-            explain(stop.error)  # here: behind the barrier another process may end this one
+            explain(stop.error, out)  # here: behind the barrier another process may end this one
         barrier()
     return stop.verdict
 
@@ -179,6 +183,8 @@ def record(
     """Write a log line: what the steps since the last one came to, on all ranks."""
     log.write(step, **meter.read(terms, config, plan, step))
     log.keep_bad_samples(meter.bad_samples)
+    log.keep_skipped_steps(meter.skipped_steps)
+    meter.check_skipped(config.max_skipped)
 
 
 def open_views(
@@ -220,48 +226,24 @@ def train_step(
     plan: Plan,
     step: int,
     world: World,
+    guard: Guard,
 ) -> LossTerms:
     """One update: gradients view by view, optimizer, target. Returns device scalars."""
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate(config, step)
-    optimizer.zero_grad(set_to_none=True)
+    guard.begin()
     terms = backward(
         model,
         batch.large,
         batch.small,
         draw_negatives(batch, config, plan, step, world),
         config.loss,
+        gradients=guard.gradients,
+        parts=config.accumulate,
         autocast=_autocast(config, world.device),
     )
-    optimizer.step()
-    model.update_target(plan.target_decay(config, step))
+    guard.update(optimizer, step, plan.target_decay(config, step))
     return terms
-
-
-def draw_negatives(
-    batch: MultiCropBatch, config: TrainConfig, plan: Plan, step: int, world: World
-) -> Tensor | None:
-    """Return the negatives of each anchor [V, L, B, n], or None for all others of the batch.
-
-    Positions count the local batch, or the global one with loss.negatives=global: sample p of the
-    global batch lives on rank p % world_size, row p // world_size.
-    """
-    if config.loss.num_negatives == 0:
-        return None
-    rows = torch.arange(len(batch.labels)).numpy()
-    gathered = config.loss.negatives == "global"
-    epoch, ids = plan.sampler.batch(step)
-    negatives = sample_negatives(
-        seed=config.seed,
-        epoch=epoch,
-        sample_ids=ids[world.rank :: world.size],
-        positions=rows * world.size + world.rank if gathered else rows,
-        num_candidates=len(rows) * world.size if gathered else len(rows),
-        num_negatives=config.loss.num_negatives,
-        num_online=config.recipe.num_views,
-        num_target=config.recipe.num_large,
-    )
-    return torch.from_numpy(negatives).to(batch.large.device, non_blocking=True)
 
 
 def build(config: TrainConfig, world: World) -> tuple[ReLICv2, torch.optim.Optimizer]:

@@ -32,6 +32,7 @@ FREE_TO_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
     "milestone_every",
+    "max_skipped",
     "monitor_every",
     "loader.threads",
     "loader.prefetch",
@@ -61,6 +62,7 @@ class TrainConfig:
     epochs: int = 1000
     max_steps: int = 0  # stop after so many steps, with the schedules of `epochs`; 0: run them all
     global_batch_size: int = 4096
+    accumulate: int = 1  # parts of a batch, each with BatchNorm and negatives of its own
     target_decay: float = 0.996  # at step 0; rises to 1 along a cosine
     seed: int = 0
     precision: str = "auto"  # float32 | bfloat16; auto: bfloat16 autocast on GPUs
@@ -69,9 +71,13 @@ class TrainConfig:
     keep_checkpoints: int = 3
     milestone_every: int = 0  # epochs between two checkpoints that are kept for good; 0: none
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never
+    max_skipped: int = 10  # steps in a row that are not finite, and skipped, before the run stops
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "global_batch_size", "log_every", "checkpoint_every"):
+        for name in (
+            *("epochs", "global_batch_size", "accumulate"),
+            *("log_every", "checkpoint_every", "max_skipped"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.keep_checkpoints < 1:

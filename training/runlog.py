@@ -3,7 +3,8 @@
 OUT/config.json          resolved configuration, data set, versions, machine
 OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
 OUT/bad_samples.json     samples that were replaced since they cannot be decoded: id -> name, fault
-OUT/tensorboard/         the same for TensorBoard
+OUT/skipped_steps.json   steps that were not finite and changed nothing: step -> its sample ids
+OUT/tensorboard/         metrics.jsonl for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
 OUT/encoder-*.pt         the encoder alone, at milestones
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 BAD_SAMPLES_NAME = "bad_samples.json"
+SKIPPED_STEPS_NAME = "skipped_steps.json"
+_IDS_IN_A_LINE = 16  # of a skipped step; the file has all of them
 _PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
 
 
@@ -43,7 +46,12 @@ class RunLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._out = out
-        self.bad_samples = _read_bad_samples(out / BAD_SAMPLES_NAME)  # by sample id
+        self.bad_samples = _read_listed(out / BAD_SAMPLES_NAME)  # by sample id
+        # Counted from 1 in the file, as completed steps are; those done again are judged again.
+        listed = _read_listed(out / SKIPPED_STEPS_NAME)
+        self.skipped_steps = {step - 1: ids for step, ids in listed.items() if step <= start_step}
+        if len(self.skipped_steps) < len(listed):
+            self._write_skipped_steps()
         self._path = out / "metrics.jsonl"
         logged = _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
@@ -83,6 +91,20 @@ class RunLog:
         listed = {str(i): self.bad_samples[i] for i in sorted(self.bad_samples)}
         _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
 
+    def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
+        """Say which steps have been skipped since the last call, and keep the whole list."""
+        new = {step: ids for step, ids in skipped.items() if step not in self.skipped_steps}
+        if not new:
+            return
+        for step, ids in new.items():
+            listed = ", ".join(map(str, ids[:_IDS_IN_A_LINE]))
+            listed += f" and {len(ids) - _IDS_IN_A_LINE} more" * (len(ids) > _IDS_IN_A_LINE)
+            self.say(
+                f"skipped: step {step + 1}, its loss or a gradient was not finite; samples {listed}"
+            )
+        self.skipped_steps |= new
+        self._write_skipped_steps()
+
     def advance(self, step: int) -> None:
         """Show that a step is done, without its values: nothing is asked of the device."""
         self._progress.show(step, {})
@@ -90,6 +112,10 @@ class RunLog:
     def say(self, line: str) -> None:
         """Print a line above the progress line."""
         self._progress.say(line)
+
+    def _write_skipped_steps(self) -> None:
+        by_step = {str(step + 1): self.skipped_steps[step] for step in sorted(self.skipped_steps)}
+        _write_atomically(self._out / SKIPPED_STEPS_NAME, json.dumps(by_step) + "\n")
 
     def close(self) -> None:
         self._progress.close()
@@ -107,11 +133,15 @@ class SilentLog:
     """The log of a rank that has none to write."""
 
     bad_samples: Mapping[int, str] = MappingProxyType({})
+    skipped_steps: Mapping[int, list[int]] = MappingProxyType({})
 
     def write(self, step: int, **values: Any) -> None:
         """Record nothing."""
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
+        """Keep nothing."""
+
+    def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
         """Keep nothing."""
 
     def advance(self, step: int) -> None:
@@ -272,12 +302,12 @@ def _keep_until(path: Path, step: int) -> int:
     return last
 
 
-def _read_bad_samples(path: Path) -> dict[int, str]:
-    """What the run knew before it was stopped."""
+def _read_listed(path: Path) -> dict[int, Any]:
+    """What the run knew before it was stopped, by number."""
     if not path.exists():
         return {}
     listed = json.loads(path.read_text(encoding="utf-8"))
-    return {int(sample_id): text for sample_id, text in listed.items()}
+    return {int(number): known for number, known in listed.items()}
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -308,6 +338,8 @@ def _described(values: dict[str, Any]) -> str:
         parts.append(f"limited by {values['bottleneck']}")
     if values.get("bad_samples"):
         parts.append(f"bad samples {values['bad_samples']}")
+    if values.get("skipped_steps"):
+        parts.append(f"skipped steps {values['skipped_steps']}")
     if "knn_top1" in values:
         parts.append(f"kNN {values['knn_top1']:.1f} %")
     return "  ".join(parts)

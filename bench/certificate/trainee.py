@@ -8,6 +8,7 @@ from pathlib import Path
 
 import train
 from bench.harness import tell
+from model.guard import Guard
 from pipeline.batch import MultiCropBatch
 from training.config import TrainConfig
 from training.launch import World
@@ -22,6 +23,7 @@ class Trainee:
 
     def __init__(self, config: TrainConfig, plan: Plan, world: World, folder: Path) -> None:
         self.model, self.optimizer = train.build(config, world)
+        self._guard = Guard(self.model, remembered=config.log_every)
         self._writer = train.open_writer(folder, config, plan, world, tell, _raise)
         self._config, self._plan, self._world = config, plan, world
         self._done = 0
@@ -33,7 +35,14 @@ class Trainee:
             ValueError: the loss is no number.
         """
         terms = train.train_step(
-            self.model, self.optimizer, batch, self._config, self._plan, step, self._world
+            self.model,
+            self.optimizer,
+            batch,
+            self._config,
+            self._plan,
+            step,
+            self._world,
+            self._guard,
         )
         self._done += 1
         if self._done % self._config.log_every == 0 and not math.isfinite(float(terms.total)):
