@@ -91,7 +91,8 @@ def task_of(request: LadderRequest, data: Path) -> Task:
     shards.close()
     wanted, (largest, instead) = request.config.global_batch_size, BATCHES[request.device]
     batch = request.batch or (wanted if wanted <= largest else instead)
-    config = replace(request.config, global_batch_size=batch, loader=loader)
+    recipe = request.config.recipe.full_size
+    config = replace(request.config, recipe=recipe, global_batch_size=batch, loader=loader)
     return Task(config=config, data=data, device=device, threads=request.threads)
 
 

@@ -83,7 +83,7 @@ def write_run_report(
         raise ValueError(f"{run} holds no config.json, so it is no run directory of train.py")
     shards = open_shards(data)
     try:
-        sheets = _sheets(shards, _recipe(description["config"]["recipe"]))
+        sheets = _sheets(shards, _recipe(description["config"]["recipe"]).full_size)
     finally:
         shards.close()
     sections = run_sections(run, results=found)
@@ -192,6 +192,8 @@ def _facts(description: Mapping[str, Any]) -> dict[str, dict[str, object]]:
     views = f"{recipe['num_large']} x {recipe['large_size']} px"
     if recipe["num_small"]:
         views += f" + {recipe['num_small']} x {recipe['small_size']} px"
+    if growing := recipe.get("progressive_epochs"):
+        views += f", grown from {recipe['progressive_start']:g} of it in {growing} epochs"
     return {
         "Training": {
             "preset": config["name"],

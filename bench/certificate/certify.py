@@ -87,6 +87,7 @@ def lay_out(request: CertificateRequest, shards: Shards) -> tuple[TrainConfig, S
     epochs = schedule.last_step // sampler.steps_per_epoch + 1
     return replace(
         config,
+        recipe=config.recipe.full_size,  # the views of most epochs, and the dearest ones
         epochs=epochs + 1,
         max_steps=0,
         optimizer=replace(config.optimizer, warmup_epochs=epochs),
@@ -163,7 +164,7 @@ def _write(
         "cores": cores_note,
         "throttle": request.throttle,
         "data": str(request.data),
-        "command": sys.argv,
+        "command": ["python", "-m", "bench", *sys.argv[1:]],
         "environment": environment(),
         "config": to_dict(request.config),
         "ranks": ranks,

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from pipeline.augment.params import ViewParams
+from pipeline.augment.progressive import ProgressiveViews
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import CPU, DecodedBatch, MultiCropBatch
 from pipeline.stats import Beat, no_beat
@@ -68,17 +69,21 @@ def make_executor(
         ValueError: as `choose_executor`.
     """
     name = choose_executor(name, device)
-    if name == "fused":
-        from pipeline.augment.fused import FusedViews
 
-        return FusedViews(recipe, device=device, dtype=dtype)
-    on_gpu = device.type == "cuda"
-    executor = _cpu_executor(name, recipe, threads=threads, pinned=on_gpu, beat=beat)
-    if not on_gpu:
-        return executor
-    from pipeline.augment.uploaded import UploadedViews
+    def make(recipe: MultiCropRecipe) -> Executor:
+        if name == "fused":
+            from pipeline.augment.fused import FusedViews
 
-    return UploadedViews(executor, device)
+            return FusedViews(recipe, device=device, dtype=dtype)
+        on_gpu = device.type == "cuda"
+        executor = _cpu_executor(name, recipe, threads=threads, pinned=on_gpu, beat=beat)
+        if not on_gpu:
+            return executor
+        from pipeline.augment.uploaded import UploadedViews
+
+        return UploadedViews(executor, device)
+
+    return ProgressiveViews(recipe, make) if recipe.progressive_epochs else make(recipe)
 
 
 def _cpu_executor(

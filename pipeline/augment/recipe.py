@@ -7,7 +7,8 @@ docs/provenance.md lists source and confidence of each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,6 +21,7 @@ _CHOICES = {
     "jitter_style": ("byol", "torchvision"),
     "mask_fill": ("constant", "random-gray", "image-mean", "other-image"),
 }
+_PROGRESSIVE_STEP = 16  # pixels; a size more means an executor, and kernels of the network, more
 _LARGEST_VIEW = 2048  # pixels; a mistyped size should not end as a failed allocation
 
 
@@ -88,6 +90,9 @@ class MultiCropRecipe:
     num_small: int = 2
     large_size: int = 224
     small_size: int = 96
+    # Progressive resizing: both sizes grow from this share of them, over so many epochs; 0: never
+    progressive_start: float = 0.5
+    progressive_epochs: int = 0
     large_even: ViewRecipe = field(default=LARGE_EVEN)
     large_odd: ViewRecipe = field(default=LARGE_ODD)
     small: ViewRecipe = field(default=SMALL)
@@ -117,6 +122,11 @@ class MultiCropRecipe:
                 f"view sizes must lie in 1..{_LARGEST_VIEW} pixels, got {self.large_size} and "
                 f"{self.small_size}"
             )
+        if self.progressive_epochs < 0 or not 0 < self.progressive_start <= 1:
+            raise ValueError(
+                "progressive resizing needs progressive_epochs >= 0 and progressive_start in "
+                f"(0, 1], got {self.progressive_epochs} and {self.progressive_start}"
+            )
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -128,6 +138,32 @@ class MultiCropRecipe:
             raise ValueError(f"std must be positive, got {self.std}")
         if not 0 <= self.mask_threshold < 1:
             raise ValueError(f"mask_threshold must lie in [0, 1), got {self.mask_threshold}")
+
+    def at(self, epoch: int) -> MultiCropRecipe:
+        """The recipe of an epoch, with the sizes that its views have then.
+
+        The share of the full size grows linearly with the epoch. Sides are rounded up to multiples
+        of 16 pixels. What is drawn for a view does not depend on its size.
+        """
+        done = min(epoch / self.progressive_epochs, 1.0) if self.progressive_epochs else 1.0
+        scale = self.progressive_start + (1 - self.progressive_start) * done
+
+        def side(full: int) -> int:
+            # the last digits of a product decide nothing: 0.6 * 160 can be a little more than 96
+            grown = _PROGRESSIVE_STEP * math.ceil(round(scale * full / _PROGRESSIVE_STEP, 6))
+            return min(grown, full)
+
+        return replace(
+            self,
+            large_size=side(self.large_size),
+            small_size=side(self.small_size),
+            progressive_epochs=0,
+        )
+
+    @property
+    def full_size(self) -> MultiCropRecipe:
+        """The recipe of the epochs in which views have grown up."""
+        return self.at(self.progressive_epochs)
 
     @property
     def num_views(self) -> int:

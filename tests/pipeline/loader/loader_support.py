@@ -53,11 +53,13 @@ def sample_list(data=None, masks=True):
     return samples
 
 
-def views(shards=None, *, steps=5, config=CONFIG, rank=0, world_size=1, start=0, batch=8):
+def views(
+    shards=None, *, steps=5, config=CONFIG, rank=0, world_size=1, start=0, batch=8, recipe=RECIPE
+):
     shards = shards or shards_of()
     return training_views(
         shards,
-        recipe=RECIPE,
+        recipe=recipe,
         sampler=Sampler(num_samples=len(shards), global_batch_size=batch, seed=3),
         seed=3,
         config=config,
