@@ -14,6 +14,7 @@ from bench.ladder_commands import decode_command, ladder_command, loader_command
 from bench.order import OrderRequest, order, order_options, quality_table
 from bench.planner.command import plan_command
 from bench.refused import conclude, refusing
+from bench.scaling.command import scaling_command
 from bench.step.command import step_command
 from bench.table import table
 from bench.trace import TraceRequest, trace
@@ -121,7 +122,7 @@ def order_command(as_json: bool, **asked: Any) -> None:
 
 for command in (
     *(ladder_command, loader_command, decode_command, certificate_command, plan_command),
-    step_command,
+    *(step_command, scaling_command),
 ):
     bench.add_command(command)
 
