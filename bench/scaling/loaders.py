@@ -20,6 +20,7 @@ from typing import Any
 from bench.harness import Broken, tell
 from bench.scaling.worker import Counted, Feed, Trial, serve
 
+SWEEPS = ("loaders", "demand")
 LOADS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5)  # of what the cores can make
 KEEPS_UP = 0.99  # of the demand: below, a loader is behind
 _PATIENCE_SECONDS = 120.0
@@ -47,11 +48,12 @@ def simulate(request: LoadersRequest) -> dict[str, Any]:
         free = team.measure(knee, 0.0, request.seconds)
         capacity = free["delivered"]
         points = []
-        for sweep, loaders, demanded in plan_sweeps(capacity, knee, request.most):
+        for sweep, loaders, load in plan_sweeps(knee, request.most):
+            demanded = load * capacity
             tell(f"{loaders} loaders, {demanded:.0f} images/s demanded of {capacity:.0f}")
             point = team.measure(loaders, demanded, request.seconds)
-            point["predicted"] = min(1.0, capacity / demanded)
-            points.append({"sweep": sweep, "load": demanded / capacity} | point)
+            point["predicted"] = min(1.0, 1 / load)
+            points.append({"sweep": sweep, "load": load} | point)
     return {
         "cores": cores,
         "views": "cpu" if request.feed.views_here else "gpu",
@@ -64,17 +66,14 @@ def simulate(request: LoadersRequest) -> dict[str, Any]:
     }
 
 
-SWEEPS = ("loaders", "demand")
-
-
-def plan_sweeps(capacity: float, knee: int, most: int) -> list[tuple[str, int, float]]:
-    """(sweep, loaders, images/s that all of them demand together) of each measurement.
+def plan_sweeps(knee: int, most: int) -> list[tuple[str, int, float]]:
+    """(sweep, loaders, what they demand together as a share of the capacity) of each measurement.
 
     In the first each loader wants what is left for it when `knee` of them share the cores.
     """
     numbers = sorted({min(2**power, most) for power in range(most.bit_length() + 1)} | {knee})
-    first = [(SWEEPS[0], number, capacity * number / knee) for number in numbers]
-    return first + [(SWEEPS[1], knee, capacity * load) for load in LOADS]
+    first = [(SWEEPS[0], number, number / knee) for number in numbers]
+    return first + [(SWEEPS[1], knee, load) for load in LOADS]
 
 
 def first_behind(points: Sequence[dict[str, Any]], sweep: str) -> dict[str, Any] | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
 
 from model.reduction import FlatGradients
-from model.relicv2 import ReLICv2
+from model.relicv2 import ReLICv2, ReLICv2Config
 from training.config import TrainConfig
 
 SUM, GATHER = "all_reduce", "all_gather"
@@ -54,28 +55,47 @@ def sent_in_a_step(config: TrainConfig, *, local_batch: int, world_size: int) ->
     """
     if world_size == 1:
         return ()
-    with torch.device("meta"):
-        model = ReLICv2(config.model)
-    gradients = FlatGradients(model.online.parameters()).bytes_sent
-    found = [
-        Sent(
-            name="gradients",
-            operation=SUM,
-            calls=len(gradients),
-            num_bytes=sum(gradients),
-            last_bytes=gradients[-1],
-        ),
-        *_statistics(model, config),
-    ]
+    networks = _networks(config.model)
+    gradients = Sent(
+        name="gradients",
+        operation=SUM,
+        calls=len(networks.gradients),
+        num_bytes=sum(networks.gradients),
+        last_bytes=networks.gradients[-1],
+    )
+    found = [gradients, *_statistics(networks, config)]
     if config.loss.negatives == "global":
         found += _embeddings(config, local_batch, world_size)
     return tuple(found)
 
 
-def _statistics(model: ReLICv2, config: TrainConfig) -> Iterator[Sent]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Networks:
+    """What of the networks is sent."""
+
+    gradients: tuple[int, ...]  # bytes of each flat tensor
+    online: tuple[int, ...]  # channels of each BatchNorm layer
+    target: tuple[int, ...]
+
+
+@lru_cache
+def _networks(config: ReLICv2Config) -> _Networks:
+    """Counted on the meta device: no weights are drawn."""
+    with torch.device("meta"):
+        model = ReLICv2(config)
+    return _Networks(
+        gradients=FlatGradients(model.online.parameters()).bytes_sent,
+        online=_channels(model.online),
+        target=_channels(model.target),
+    )
+
+
+def _statistics(networks: _Networks, config: TrainConfig) -> Iterator[Sent]:
     recipe, parts = config.recipe, config.accumulate
-    online, target = (_channels(branch) for branch in (model.online, model.target))
-    passes = [(online, recipe.num_views * parts), (target, recipe.num_large * parts)]
+    passes = [
+        (networks.online, recipe.num_views * parts),
+        (networks.target, recipe.num_large * parts),
+    ]
     yield Sent(
         name="BatchNorm, forward",
         operation=GATHER,
@@ -108,10 +128,10 @@ def _embeddings(config: TrainConfig, local_batch: int, world_size: int) -> Itera
     )
 
 
-def _channels(module: nn.Module) -> list[int]:
+def _channels(module: nn.Module) -> tuple[int, ...]:
     """Of each BatchNorm layer inside."""
-    return [
+    return tuple(
         part.num_features
         for part in module.modules()
         if isinstance(part, nn.modules.batchnorm._BatchNorm)
-    ]
+    )
