@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bench.harness import Broken
+from bench.planner.compute import demand_of
 from bench.refused import conclude, refusing
 from bench.scaling.efficiency import Cluster
 from bench.scaling.rung import ScalingRequest, scaling
@@ -14,6 +15,7 @@ from bench.scaling.text import scaling_text
 from training.config import apply_settings
 from training.presets import load_preset
 
+GPU = "H200"
 _ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 
 
@@ -21,7 +23,10 @@ _ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 @click.option("--preset", default="imagenet-rn50", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE")
 @click.option(
-    "--rate", type=_ABOVE_ZERO, default=Cluster().rate, show_default=True, metavar="IMAGES/S"
+    "--rate",
+    type=_ABOVE_ZERO,
+    metavar="IMAGES/S",
+    help=f"Of one GPU.  [the higher estimate of {GPU}]",
 )
 @click.option("--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--inside", type=_ABOVE_ZERO, default=300.0, show_default=True, metavar="GB/S")
@@ -48,7 +53,7 @@ _ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 def scaling_command(
     preset: str,
     settings: tuple[str, ...],
-    rate: float,
+    rate: float | None,
     gpus_per_node: int,
     inside: float,
     between: float,
@@ -62,18 +67,22 @@ def scaling_command(
 ) -> None:
     """What more GPUs bring, predicted from what a step sends; and N loaders on this machine.
 
-    --rate and the links are assumptions: images/s of one GPU, GB/s of a ring in one direction
-    inside a node and from node to node. The loaders are run.
+    The links are assumptions: GB/s of a ring in one direction, inside a node and from node to node.
+    The loaders are run.
     """
     with refusing():
+        config = apply_settings(load_preset(preset), settings)
+        known = demand_of(GPU, config)
+        assert known is not None
         request = ScalingRequest(
-            config=apply_settings(load_preset(preset), settings),
+            config=config,
             cluster=Cluster(
                 gpus_per_node=gpus_per_node,
                 inside=1e9 * inside,
                 between=1e9 * between,
-                rate=rate,
+                rate=rate or known.high,
             ),
+            rate_origin=f"{GPU}, {known.origin}" if rate is None else "as given",
             data=data,
             loaders=loaders,
             batch=batch,

@@ -36,10 +36,10 @@ _INSIDE_OF_SEVERAL = 1.8
 class Cluster:
     """Assumptions. Bandwidths are those of a ring in one direction, bytes a second."""
 
+    rate: float  # source pictures a second of one GPU alone
     gpus_per_node: int = 8
     inside: float = 300e9  # among the GPUs of a node
     between: float = 100e9  # from one node to the next, all of its network cards together
-    rate: float = 800.0  # source pictures a second of one GPU alone
 
     def nodes(self, gpus: int) -> int:
         return -(-gpus // self.gpus_per_node)

@@ -27,6 +27,7 @@ class ScalingRequest:
 
     config: TrainConfig
     cluster: Cluster
+    rate_origin: str  # where the cluster's rate comes from
     data: Path | None  # None: generated pictures
     loaders: int  # at most; 0: no simulation
     batch: int  # of each loader
@@ -53,7 +54,7 @@ def scaling(request: ScalingRequest) -> dict[str, Any]:
             "inside_bytes_per_second": cluster.inside,
             "between_bytes_per_second": cluster.between,
             "rate": cluster.rate,
-            "measured": False,
+            "rate_origin": request.rate_origin,
         },
         "last_backward_share": last_backward_share(config),
         "predictions": predictions(config, cluster),

@@ -17,10 +17,10 @@ def scaling_text(result: dict[str, Any]) -> str:
 def _assumptions(result: dict[str, Any]) -> list[str]:
     cluster = result["cluster"]
     return [
-        "ASSUMED, not measured: "
-        f"{cluster['rate']:g} images/s of one GPU, {cluster['gpus_per_node']} GPUs a node, "
+        f"one GPU: {cluster['rate']:g} images/s, {cluster['rate_origin']}",
+        f"ASSUMED: {cluster['gpus_per_node']} GPUs a node, "
         f"{cluster['inside_bytes_per_second'] / 1e9:g} GB/s inside, "
-        f"{cluster['between_bytes_per_second'] / 1e9:g} GB/s from node to node; NCCL's latencies",
+        f"{cluster['between_bytes_per_second'] / 1e9:g} GB/s from node to node, NCCL's latencies",
         f"the last view's backward pass is {result['last_backward_share']:.1%} of a step",
     ]
 

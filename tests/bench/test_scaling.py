@@ -75,7 +75,7 @@ def test_parts_send_statistics_anew_and_gradients_once():
 
 def test_one_process_sends_nothing():
     assert sent_in_a_step(PAPER, local_batch=256, world_size=1) == ()
-    found = predict_scaling(PAPER, Cluster(), gpus=1, local_batch=256)
+    found = predict_scaling(PAPER, Cluster(rate=800.0), gpus=1, local_batch=256)
     assert found["efficiency"] == 1
 
 
@@ -86,7 +86,7 @@ def test_bytes_on_a_ring():
 
 
 def test_latencies_are_nccls():
-    cluster = Cluster(gpus_per_node=8)
+    cluster = Cluster(rate=800.0, gpus_per_node=8)
     assert latency(GATHER, 8, cluster) == pytest.approx(1e-6 * (3.6 + 7 * 0.47))
     assert latency(SUM, 8, cluster) == pytest.approx(1e-6 * (4.4 + 2 * 7 * 0.52))
     # 8 nodes: 63 hops, 7 of them over the network; a tree of depth 3
@@ -144,12 +144,12 @@ def test_efficiency_falls_with_nodes_and_rises_with_the_batch(nodes, local_batch
 
 
 def test_predictions_are_for_the_presets_batch_and_for_a_fixed_one_on_each_gpu():
-    made = predictions(PAPER, Cluster())
+    made = predictions(PAPER, Cluster(rate=800.0))
     sizes = [(each["gpus"], each["local_batch"], each["global_batch"]) for each in made]
     divided = [(8, 512, 4096), (64, 64, 4096), (512, 8, 4096)]
     fixed = [(8, 256, 2048), (64, 256, 16384), (512, 256, 131072)]
     assert sizes == [each for pair in zip(divided, fixed, strict=True) for each in pair]
-    odd = predictions(replace(PAPER, global_batch_size=24), Cluster())
+    odd = predictions(replace(PAPER, global_batch_size=24), Cluster(rate=800.0))
     assert [each["global_batch"] for each in odd] == [24, 2048, 16384, 131072]
 
 
@@ -255,7 +255,7 @@ def test_loaders_are_run_and_deliver_no_more_than_is_demanded(data, views, monke
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout.splitlines()[-1])
     assert made["rung"] == "scaling"
-    assert made["cluster"]["measured"] is False
+    assert "NOT measured" in made["cluster"]["rate_origin"]
     found = made["loaders"]
     assert (found["views"], found["samples"]) == (views, 24)
     assert found["capacity"] > 0
@@ -268,8 +268,8 @@ def test_loaders_are_run_and_deliver_no_more_than_is_demanded(data, views, monke
     for point in found["points"]:
         assert 0 < point["ratio"] <= 1 + 1e-9
         assert 0 <= point["waiting"] < 1
-    assert found["node_demand"] == 6400
-    assert "ASSUMED, not measured: 800 images/s" in result.stdout
+    assert found["node_demand"] == 8 * made["cluster"]["rate"]
+    assert "one GPU: 800 images/s, H200, derived" in result.stdout
 
 
 @pytest.mark.slow
@@ -293,6 +293,9 @@ def test_prediction_alone_runs_nothing(monkeypatch):
     made = json.loads(result.stdout.splitlines()[-1])
     assert made["loaders"] is None
     assert len(made["predictions"]) == 6
+    given = run("--loaders", "0", "--rate", "123", "--json")
+    assert json.loads(given.stdout.splitlines()[-1])["cluster"]["rate"] == 123
+    assert "one GPU: 123 images/s, as given" in given.stdout
 
 
 def test_too_few_samples_are_refused(data):
