@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from bench.certificate.schedule import SETTLE
 from bench.certificate.throttle import ThrottledShards
 from bench.training_rungs import ENDLESS
 from pipeline.augment.params import ViewParams, sample_view_params
@@ -91,19 +92,29 @@ def serve(orders: Connection, feed: Feed, rank: int) -> None:
 
 
 def consume(take: Take, trial: Trial) -> Counted:
-    """Take batches as a training does whose steps last `pace`: none sooner, late ones later."""
+    """Take batches as a training does whose steps last `pace`: none sooner, late ones later.
+
+    Some steps at that pace pass uncounted first: in them a loader that keeps up fills its queues.
+    """
     begin = time.perf_counter()
     while time.perf_counter() - begin < trial.warm_up:
         take()
-    images, waited, cpu = 0, 0.0, time.process_time()
+    _paced(take, trial.pace, lambda steps, _: steps < SETTLE)
+    return _paced(take, trial.pace, lambda _, seconds: seconds < trial.seconds)
+
+
+def _paced(take: Take, pace: float, goes_on: Callable[[int, float], bool]) -> Counted:
+    """Take batches at a pace while `goes_on(steps, seconds)`."""
+    steps, images, waited, cpu = 0, 0, 0.0, time.process_time()
     start = due = time.perf_counter()
-    while due - start < trial.seconds:
+    while goes_on(steps, due - start):
         asked = time.perf_counter()
         images += take()
         now = time.perf_counter()
         waited += now - asked
-        due = max(due, now - _LATE) + trial.pace
+        due = max(due, now - _LATE) + pace
         time.sleep(max(0.0, due - time.perf_counter()))
+        steps += 1
     return Counted(
         images=images,
         seconds=due - start,

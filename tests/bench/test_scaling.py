@@ -203,6 +203,20 @@ def test_what_was_ready_before_does_not_count(monkeypatch):
     assert counted.images / counted.seconds == pytest.approx(1.0, rel=0.01)
 
 
+def test_a_loader_that_keeps_up_has_filled_its_queues_when_counting_begins(monkeypatch):
+    time, taken = FakeTime(0.0), []
+
+    def take():
+        taken.append(time.now)
+        time.now += 0.4 if len(taken) <= 8 else 0.0  # late at first, then ready
+        return 1
+
+    monkeypatch.setattr(worker, "time", time)
+    counted = consume(take, Trial(loaders=1, pace=0.1, warm_up=0.0, seconds=10.0))
+    assert counted.waited == 0
+    assert counted.images / counted.seconds == pytest.approx(10)
+
+
 def test_sweeps_meet_where_the_cores_are_all_used():
     plan = plan_sweeps(4, 8)
     first = [(number, load) for sweep, number, load in plan if sweep == "loaders"]
