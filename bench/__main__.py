@@ -14,6 +14,8 @@ from bench.ladder_commands import decode_command, ladder_command, loader_command
 from bench.order import OrderRequest, order, order_options, quality_table
 from bench.planner.command import plan_command
 from bench.refused import conclude, refusing
+from bench.scaling.command import scaling_command
+from bench.step.command import step_command
 from bench.table import table
 from bench.trace import TraceRequest, trace
 from training.config import apply_settings
@@ -118,7 +120,10 @@ def order_command(as_json: bool, **asked: Any) -> None:
     conclude(result, as_json, whose="row")
 
 
-for command in (ladder_command, loader_command, decode_command, certificate_command, plan_command):
+for command in (
+    *(ladder_command, loader_command, decode_command, certificate_command, plan_command),
+    *(step_command, scaling_command),
+):
     bench.add_command(command)
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """All GPU figures and checks of this repository in one call of under ten minutes.
 
-    python bench/gpu_suite.py [--only tests|augment|ladder|certificate] [--out DIR]
+    python bench/gpu_suite.py [--only tests|augment|ladder|certificate|step] [--out DIR]
 
-It needs torch, Triton, click and simplejpeg; what else is missing costs the rows that ask for it.
+The part `step` takes up to eight minutes of its own, and runs where --only names it. The suite
+needs torch, Triton, click and simplejpeg; what else is missing costs the rows that ask for it.
 Each part runs in a process of its own with its own time limit, so that one that fails or hangs
 leaves the others their results. A part writes OUT/<part>-<gpu>.json: one line, with the environment
 it was measured in. The last line of standard output is one JSON object that names the parts.
@@ -42,6 +43,7 @@ class Part:
     arguments: tuple[str, ...]
     limit_seconds: float
     prints_json: bool
+    on_request: bool = False  # runs only where --only names it
 
 
 def _gpu_tests() -> tuple[str, ...]:
@@ -78,6 +80,13 @@ PARTS = (
         limit_seconds=150,
         prints_json=True,
     ),
+    Part(
+        name="step",
+        arguments=("-m", "bench", "step", "--device", "cuda", "--json"),
+        limit_seconds=470,
+        prints_json=True,
+        on_request=True,
+    ),
 )
 
 
@@ -93,7 +102,8 @@ def main(only: tuple[str, ...], out: Path | None) -> None:
     folder = out or Path(os.environ.get("OUT") or ROOT / "bench" / "results")
     folder.mkdir(parents=True, exist_ok=True)
     gpu = torch.cuda.get_device_name()
-    chosen = [part for part in PARTS if part.name in (only or [p.name for p in PARTS])]
+    usual = [part.name for part in PARTS if not part.on_request]
+    chosen = [part for part in PARTS if part.name in (only or usual)]
     parts = {}
     for part in chosen:
         click.echo(f"{part.name}: at most {part.limit_seconds:.0f} s", err=True)

@@ -11,13 +11,15 @@ import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 import torch
 
 from bench.harness import Broken, Built, Candidate, Unavailable
 
 Setup = Callable[[], object]
+Result = TypeVar("Result")
 
 PATIENCE_SECONDS = 600.0  # for one answer: a peer whose own thread has died would never give one
 
@@ -40,36 +42,81 @@ def _start(candidate: Candidate, setup: Setup | None) -> Built:
     process.start()
     theirs.close()
 
-    def answer() -> Any:
-        try:
-            if not ours.poll(PATIENCE_SECONDS):
-                raise Broken(f"gave no answer within {PATIENCE_SECONDS:.0f} s")
-            kind, value = ours.recv()
-        except EOFError:
-            process.join()
-            raise Broken(f"its process ended with status {process.exitcode}") from None
-        if kind == "done":
-            return value
-        known = {"Unavailable": Unavailable, "ImportError": ImportError}
-        raise known.get(kind, Broken)(value)
-
     def run() -> object:
         ours.send("run")
-        return answer()
+        return _answer(ours, process)
 
     def close() -> None:
-        ours.close()  # the child reads the end of its orders
-        process.join(timeout=10)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        _end(ours, process)
 
     try:
-        note = answer()
+        note = _answer(ours, process)
     except BaseException:
         close()
         raise
     return Built(run=run, note=note, close=close)
+
+
+def alone(function: Callable[..., Result], *arguments: Any, setup: Setup | None = None) -> Result:
+    """Call a function in a process of its own, after `setup` there, and return what it returns.
+
+    Function, arguments and result travel by pickling.
+
+    Raises:
+        Unavailable, ImportError: the function did.
+        Broken: it raised another error, its process died, or it gave no answer in time.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    arguments = (theirs, function, arguments, setup)
+    process = context.Process(target=_call, args=arguments, daemon=False)
+    process.start()
+    theirs.close()
+    try:
+        result: Result = _answer(ours, process)
+        return result
+    finally:
+        _end(ours, process)
+
+
+def _answer(ours: Connection, process: BaseProcess) -> Any:
+    """What the child sends, or the error that it tells of."""
+    try:
+        if not ours.poll(PATIENCE_SECONDS):
+            raise Broken(f"gave no answer within {PATIENCE_SECONDS:.0f} s")
+        kind, value = ours.recv()
+    except EOFError:
+        process.join()
+        raise Broken(f"its process ended with status {process.exitcode}") from None
+    if kind == "done":
+        return value
+    known = {"Unavailable": Unavailable, "ImportError": ImportError}
+    raise known.get(kind, Broken)(value)
+
+
+def _end(ours: Connection, process: BaseProcess) -> None:
+    ours.close()  # the child reads the end of its orders
+    process.join(timeout=10)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _call(
+    answers: Connection,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    setup: Setup | None,
+) -> None:
+    """The child of `alone`."""
+    try:
+        if setup is not None:
+            setup()
+        answers.send(("done", function(*arguments)))
+    except (BrokenPipeError, KeyboardInterrupt):
+        return
+    except Exception as error:
+        answers.send(_described(error))
 
 
 def _serve(orders: Connection, build: Callable[[], Built], setup: Setup | None, cores: int) -> None:

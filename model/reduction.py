@@ -49,6 +49,11 @@ class FlatGradients:
         self.loss = self._buckets[-1].flat[-1]
         self.zero()
 
+    @property
+    def bytes_sent(self) -> tuple[int, ...]:
+        """Bytes of each sum over the processes, in the order in which they start."""
+        return tuple(bucket.flat.nbytes for bucket in self._buckets)
+
     def zero(self) -> None:
         """Begin a step: gradients and loss are 0."""
         for bucket in self._buckets:

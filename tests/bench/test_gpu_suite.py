@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_suite_and_the_rung_import_nothing_that_a_bare_gpu_machine_lacks():
         "import bench.gpu_suite, bench.__main__, bench.augment_cuda, bench.loader_cuda\n"
         "from bench.peers import dali_stock, ffcv_stock, kornia_batched, torchvision_v2\n"
         "from bench.peers import dali_loader, ffcv_loader, kornia_dali_loader, libjpeg_loop\n"
-        "import bench.peers.torchvision_loader\n"
+        "import bench.peers.torchvision_loader, bench.step.rung\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -107,8 +108,29 @@ def test_with_a_gpu_each_part_has_a_file_and_a_failure_leaves_the_others(monkeyp
 
 
 def test_all_parts_together_end_within_ten_minutes():
-    assert [p.name for p in PARTS] == ["tests", "augment", "ladder", "certificate"]
-    assert sum(p.limit_seconds for p in PARTS) < 600
+    usual = [part for part in PARTS if not part.on_request]
+    assert [part.name for part in usual] == ["tests", "augment", "ladder", "certificate"]
+    assert sum(part.limit_seconds for part in usual) < 600
+
+
+def test_the_step_is_measured_on_request_within_eight_minutes():
+    (part,) = (part for part in PARTS if part.on_request)
+    assert part.name == "step"
+    assert part.limit_seconds < 480
+    assert part.prints_json
+
+
+def test_what_runs_on_request_runs_only_where_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(gpu_suite, "environment", lambda: {"gpu": "pretended"})
+    usual, asked = part("print('{}')"), part("print('{}')")
+    parts = (replace(usual, name="tests"), replace(asked, name="step", on_request=True))
+    monkeypatch.setattr(gpu_suite, "PARTS", parts)
+    for words, ran in (((), ["tests"]), (("--only", "step"), ["step"])):
+        result = CliRunner().invoke(main, [*words, "--out", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        assert list(json.loads(result.stdout.splitlines()[-1])["parts"]) == ran
 
 
 def test_the_files_with_gpu_tests_are_found():
