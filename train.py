@@ -11,6 +11,7 @@ import sys
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import click
 import torch
@@ -31,19 +32,15 @@ from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings, to_dict
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
-from training.launch import (
-    StopRequest,
-    World,
-    plan_world,
-    run_in_place,
-    run_processes,
-    under_torchrun,
-)
+from training.launch import StopRequest, World
 from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
+from training.runlock import held
 from training.runlog import RunLog, SilentLog, last_values, write_description
+from training.together import resume_together
+from training.torchrun import plan_processes, record_error, speaks_first, start
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,17 +74,20 @@ def main(
         settings = (*settings, f"loader.max_bad={max_bad}")
     try:
         config = apply_settings(load_preset(preset), settings)
-        device_type, size = plan_world(gpus=gpus, processes=processes)
+        device_type, size = plan_processes(gpus=gpus, processes=processes)
         config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
         plan = Plan.of(config, open_shards(data), out)
-        arguments = (config, data, out)
-        if under_torchrun():
-            sys.exit(run_in_place(run, device_type=device_type, arguments=arguments))
         plan.check_world(config, size)
-        status = run_processes(run, device_type=device_type, size=size, arguments=arguments)
+        status = start(
+            run,
+            device_type=device_type,
+            size=size,
+            arguments=(config, data, out),
+            patience_seconds=config.patience_seconds,
+        )
     except ValueError as error:
         raise Refused(str(error)) from error
-    if as_json:
+    if as_json and speaks_first():
         click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
     sys.exit(status)
 
@@ -97,15 +97,23 @@ class Refused(click.ClickException):
 
     exit_code = 2
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        record_error(self.message)
+        if speaks_first():
+            super().show(file)
+
 
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
-        return train(world, config, data, out)
+        with held(out, world):
+            return train(world, config, data, out)
     except (Diverged, TooManyBadSamples, Stalled) as error:
         click.echo(f"Error: {error}", err=True)
+        record_error(str(error), ended=None if isinstance(error, Stalled) else out)
         return 1
     except (ValueError, OSError) as error:
+        record_error(str(error))
         if world.is_main or isinstance(error, OSError):  # wrong input is wrong on every rank
             click.echo(f"Error: {error}", err=True)
         return 2
@@ -118,7 +126,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     plan.check_world(config, world.size)
     config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
-    step = resume(out, model, optimizer, world)
+    step = resume_together(lambda: resume(out, model, optimizer, world), out, world)
     stop = StopRequest(world)
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
@@ -140,7 +148,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             if saving:
                 save(out, step, model, optimizer, config, world)
                 saved = step
-            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
+            if monitor.due(step, plan.sampler.steps_per_epoch, last=last):
                 log.write(step, **monitor.measure(model.online.encoder))
                 meter.restart()  # the measurement is no part of the training's speed
         if stop.verdict:

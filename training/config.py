@@ -32,6 +32,7 @@ FREE_TO_CHANGE = (
     "checkpoint_every",
     "keep_checkpoints",
     "monitor_every",
+    "patience_seconds",
     "loader.threads",
     "loader.prefetch",
     "loader.max_bad",
@@ -67,6 +68,7 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 3
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never
+    patience_seconds: float = 600.0  # so long a process waits for another in a step
 
     def __post_init__(self) -> None:
         for name in ("epochs", "global_batch_size", "log_every", "checkpoint_every"):
@@ -76,6 +78,12 @@ class TrainConfig:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
         if self.max_steps < 0 or self.monitor_every < 0:
             raise ValueError("max_steps and monitor_every must not be negative")
+        if self.patience_seconds <= self.loader.stall_seconds:
+            raise ValueError(
+                f"patience_seconds={self.patience_seconds:g} must be above loader.stall_seconds="
+                f"{self.loader.stall_seconds:g}: a process whose loader is stuck says so after "
+                "that time, and the others must still be there"
+            )
         if not 0 <= self.target_decay <= 1:
             raise ValueError(f"target_decay must lie in 0..1, got {self.target_decay}")
         if not 0 <= self.seed < 2**32:

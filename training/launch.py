@@ -1,7 +1,6 @@
 """Processes of a run: how many there are, how they meet, and how they are told to stop.
 
-`--gpus N` starts N processes here; under torchrun, which sets RANK and its kin, the processes exist
-already and this one joins in place.
+`--gpus N` starts N processes here. Those that torchrun started join in place: training/torchrun.py.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from training.affinity import keep_to_own_cores
 from training.allocator import keep_freed_memory
 
-# A rank that evaluates or writes lets the others wait; longer than this, and something is dead.
-_PATIENCE = timedelta(minutes=30)
+# A rank that evaluates lets the others wait; longer than this, and something is dead.
+PATIENCE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +36,11 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patience_seconds: float = PATIENCE_SECONDS  # so long it waits for the others in a step
+
+    @property
+    def patience(self) -> timedelta:
+        return timedelta(seconds=self.patience_seconds)
 
     @property
     def is_main(self) -> bool:
@@ -68,28 +72,13 @@ def plan_world(*, gpus: int | None, processes: int) -> tuple[str, int]:
     return ("cuda", gpus) if gpus else ("cpu", processes)
 
 
-def under_torchrun() -> bool:
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def run_in_place(main: Callable[..., int], *, device_type: str, arguments: tuple[Any, ...]) -> int:
-    """Join the process group that torchrun describes and run `main(world, *arguments)`."""
-    environment = os.environ
-    return _run(
-        World(
-            rank=int(environment["RANK"]),
-            size=int(environment["WORLD_SIZE"]),
-            local_rank=int(environment.get("LOCAL_RANK", "0")),
-            local_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
-            device=_device(device_type, int(environment.get("LOCAL_RANK", "0"))),
-        ),
-        main,
-        arguments,
-    )
-
-
 def run_processes(
-    main: Callable[..., int], *, device_type: str, size: int, arguments: tuple[Any, ...]
+    main: Callable[..., int],
+    *,
+    device_type: str,
+    size: int,
+    arguments: tuple[Any, ...],
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> int:
     """Run `main(world, *arguments)` in `size` processes of this machine; return the exit status.
 
@@ -97,14 +86,18 @@ def run_processes(
     others, and its error is raised.
     """
     if size == 1:
-        return _run(World(device=_device(device_type, 0)), main, arguments)
+        return run_in_world(World(device=device_of(device_type, 0)), main, arguments)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(_free_port())
     # It would say that it ends the other processes, which is no news.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     forwarded = 0
     spawned = spawn(
-        _spawned, (size, device_type, main, arguments), nprocs=size, join=False, daemon=False
+        _spawned,
+        (size, device_type, patience_seconds, main, arguments),
+        nprocs=size,
+        join=False,
+        daemon=False,
     )
     assert spawned is not None
 
@@ -146,7 +139,7 @@ class StopRequest:
         self.verdict = 0  # of all ranks; not 0: the run ends here, and this is its exit status
         self._hosts: Any = None
         if world.size > 1 and world.device.type == "cuda":
-            self._hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            self._hosts = dist.new_group(backend="gloo", timeout=world.patience)
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
                 signal.signal(number, self._notice)
@@ -185,21 +178,28 @@ class StopRequest:
 
 
 def _spawned(
-    rank: int, size: int, device_type: str, main: Callable[..., int], arguments: tuple[Any, ...]
+    rank: int,
+    size: int,
+    device_type: str,
+    patience_seconds: float,
+    main: Callable[..., int],
+    arguments: tuple[Any, ...],
 ) -> None:
     world = World(
         rank=rank,
         size=size,
         local_rank=rank,
         local_size=size,
-        device=_device(device_type, rank),
+        device=device_of(device_type, rank),
+        patience_seconds=patience_seconds,
     )
-    status = _run(world, main, arguments)
+    status = run_in_world(world, main, arguments)
     if status:
         raise SystemExit(status)
 
 
-def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> int:
+def run_in_world(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> int:
+    """Meet the other processes, take this one's cores, and return what `main` returns."""
     keep_freed_memory()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
@@ -210,15 +210,16 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
     dist.init_process_group(
         backend,
         init_method="env://",
-        timeout=_PATIENCE,
+        timeout=world.patience,
         rank=world.rank,
         world_size=world.size,
     )
-    try:
-        _settle(world, _cores_of_neighbours(world))
-        return main(world, *arguments)
-    finally:
+    _settle(world, _cores_of_neighbours(world))
+    status = main(world, *arguments)
+    if status == 0 or status > 128:
+        # All have come here. After an error others may be stuck, and to leave is to wait for them.
         dist.destroy_process_group()
+    return status
 
 
 def _settle(world: World, neighbours: list[set[int]]) -> None:
@@ -239,7 +240,7 @@ def _cores_of_neighbours(world: World) -> list[set[int]]:
     return [here.get(rank, own[2]) for rank in range(world.local_size)]
 
 
-def _device(device_type: str, local_rank: int) -> torch.device:
+def device_of(device_type: str, local_rank: int) -> torch.device:
     return torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
 
 

@@ -6,6 +6,7 @@ OUT/bad_samples.json     samples that were replaced since they cannot be decoded
 OUT/tensorboard/         the same for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
+OUT/.lock, ended.json    training/runlock.py, training/torchrun.py
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from training.config import TrainConfig, differences, from_dict, to_dict
 from training.launch import World
+from training.runlock import LOCK_NAME
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -200,7 +202,7 @@ def check_same_run(out: Path, config: TrainConfig, manifest: Manifest) -> None:
     path = out / "config.json"
     _check_writable(out)
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(p.name != LOCK_NAME for p in out.iterdir())):
             raise ValueError(f"{out} exists and is not a run directory; give another --out")
         return
     if not any(out.glob("checkpoint-*.pt")):  # nothing to resume: the settings may be corrected
