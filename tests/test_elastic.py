@@ -15,7 +15,7 @@ from tests.elastic import (
 
 pytestmark = pytest.mark.slow
 STEPS = 12
-PATIENCE = 400  # seconds: eight processes that import torch on two cores, twice
+PATIENCE = 240  # seconds: eight processes that import torch on two cores, twice
 
 
 def torchrun(processes, *options):

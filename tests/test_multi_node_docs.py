@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 
 def commands(text):
     """The shell commands in a page's indented and fenced blocks, continued lines joined."""
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines if re.match(r"(torchrun|python train\.py) ", line)]
 

@@ -98,7 +98,7 @@ def wait_for_step(launch, step):
 
 
 def words(pictures, out):
-    patience = (f"patience_seconds={PATIENCE}", "loader.stall_seconds=15")
+    patience = ("loader.stall_seconds=15", f"patience_seconds={PATIENCE}")
     return words_of_train(pictures, out, *patience, steps=STEPS)
 
 

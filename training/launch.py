@@ -198,8 +198,17 @@ def _spawned(
         raise SystemExit(status)
 
 
-def run_in_world(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> int:
-    """Meet the other processes, take this one's cores, and return what `main` returns."""
+def run_in_world(
+    world: World,
+    main: Callable[..., int],
+    arguments: tuple[Any, ...],
+    *,
+    store: dist.Store | None = None,
+) -> int:
+    """Meet the other processes, take this one's cores, and return what `main` returns.
+
+    They meet in `store`, or where MASTER_ADDR and MASTER_PORT say.
+    """
     keep_freed_memory()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
@@ -209,7 +218,8 @@ def run_in_world(world: World, main: Callable[..., int], arguments: tuple[Any, .
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend,
-        init_method="env://",
+        init_method=None if store else "env://",
+        store=store,
         timeout=world.patience,
         rank=world.rank,
         world_size=world.size,

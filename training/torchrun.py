@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from training.launch import World, device_of, plan_world, run_in_world, run_processes
+from training.meeting import store_of_attempt
 
 _ENDED_NAME = "ended.json"
 
@@ -101,7 +102,7 @@ def start(
         patience_seconds=patience_seconds,
     )
     try:
-        status = run_in_world(world, main, arguments)
+        status = run_in_world(world, main, arguments, store=_agents_store(world))
     except Exception as error:
         if lost_process(error):
             sys.stderr.write(f"Error: {_without(error, world)}\n")
@@ -114,9 +115,19 @@ def start(
     return status
 
 
+def _agents_store(world: World) -> dist.Store | None:
+    """This attempt's part of the store that torchrun's agents keep; None if they keep none."""
+    environment = os.environ
+    if world.size == 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=world.patience)
+    return store_of_attempt(store, rank=world.rank, size=world.size, seconds=world.patience_seconds)
+
+
 def lost_process(error: BaseException) -> bool:
     """Whether this is what a collective raises when another process is gone, or does not answer."""
-    return isinstance(error, dist.DistError) or (
+    return isinstance(error, dist.DistError | TimeoutError) or (
         isinstance(error, RuntimeError) and "gloo/" in str(error)
     )
 
