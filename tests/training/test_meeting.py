@@ -35,6 +35,6 @@ def test_each_attempt_has_an_empty_store_that_its_processes_share(sizes):
 def test_an_attempt_that_lost_a_process_before_it_met_does_not_mislead_the_next(lost):
     store = dist.HashStore()
     meet(store, 3)
-    with pytest.raises(TimeoutError, match="not all of 3 processes have met within 0.3 s"):
+    with pytest.raises(TimeoutError, match=r"not all of 3 processes have met within 0.3 s"):
         meet(store, 3, ranks=[rank for rank in range(3) if rank != lost], seconds=0.3)
     assert [said for _, said in meet(store, 3)] == ["0"] * 3
