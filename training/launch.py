@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from training.affinity import keep_to_own_cores
@@ -203,7 +204,7 @@ def run_in_world(
     main: Callable[..., int],
     arguments: tuple[Any, ...],
     *,
-    store: dist.Store | None = None,
+    store: Store | None = None,
 ) -> int:
     """Meet the other processes, take this one's cores, and return what `main` returns.
 

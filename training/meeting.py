@@ -11,12 +11,12 @@ import json
 import time
 import uuid
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 _PAUSE = 0.05  # seconds between two looks
 
 
-def store_of_attempt(store: dist.Store, *, rank: int, size: int, seconds: float) -> dist.Store:
+def store_of_attempt(store: Store, *, rank: int, size: int, seconds: float) -> Store:
     """Return a part of `store` that none but the `size` processes of this attempt have seen.
 
     Each process writes a name that is new. Rank 0 proposes the list of names that it has read, and
@@ -34,7 +34,7 @@ def store_of_attempt(store: dist.Store, *, rank: int, size: int, seconds: float)
         if found := _list_with(store, rank, name):
             store.set(f"meeting/{found}/{rank}", "here")
             if _all_agree(store, found, size):
-                return dist.PrefixStore(f"attempt/{found}", store)
+                return PrefixStore(f"attempt/{found}", store)
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"not all of {size} processes have met within {seconds:g} s (patience_seconds)"
@@ -42,13 +42,13 @@ def store_of_attempt(store: dist.Store, *, rank: int, size: int, seconds: float)
         time.sleep(_PAUSE)
 
 
-def _propose(store: dist.Store, size: int) -> None:
+def _propose(store: Store, size: int) -> None:
     keys = [f"meeting/name/{rank}" for rank in range(size)]
     if store.check(keys):
         store.set("meeting/list", json.dumps([store.get(key).decode() for key in keys]))
 
 
-def _list_with(store: dist.Store, rank: int, name: str) -> str | None:
+def _list_with(store: Store, rank: int, name: str) -> str | None:
     """A key for the proposed list, if this process's name is in its place."""
     if not store.check(["meeting/list"]):
         return None
@@ -58,5 +58,5 @@ def _list_with(store: dist.Store, rank: int, name: str) -> str | None:
     )
 
 
-def _all_agree(store: dist.Store, found: str, size: int) -> bool:
-    return store.check([f"meeting/{found}/{rank}" for rank in range(size)])
+def _all_agree(store: Store, found: str, size: int) -> bool:
+    return bool(store.check([f"meeting/{found}/{rank}" for rank in range(size)]))

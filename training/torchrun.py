@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from training.launch import World, device_of, plan_world, run_in_world, run_processes
 from training.meeting import store_of_attempt
@@ -115,13 +116,14 @@ def start(
     return status
 
 
-def _agents_store(world: World) -> dist.Store | None:
+def _agents_store(world: World) -> Store | None:
     """This attempt's part of the store that torchrun's agents keep; None if they keep none."""
     environment = os.environ
     if world.size == 1 or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-    store = dist.TCPStore(address, port, is_master=False, timeout=world.patience)
+    patience = world.patience
+    store = dist.TCPStore(address, port, is_master=False, timeout=patience)  # type: ignore[attr-defined]
     return store_of_attempt(store, rank=world.rank, size=world.size, seconds=world.patience_seconds)
 
 
@@ -159,8 +161,8 @@ def record_error(message: str, *, ended: Path | None = None) -> None:
         content = {"message": {"message": message, "extraInfo": extra}}
         Path(path).write_text(json.dumps(content), encoding="utf-8")
     if ended and run_id and speaks_first():
-        content = {"run_id": run_id, "message": message}
-        (ended / _ENDED_NAME).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        reason = {"run_id": run_id, "message": message}
+        (ended / _ENDED_NAME).write_text(json.dumps(reason) + "\n", encoding="utf-8")
 
 
 def check_not_ended(out: Path) -> None:
