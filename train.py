@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 import click
 import torch
-from torch import Tensor
 
 from model import checkpoint
 from model.distributed import barrier, broadcast_parameters, synchronise_batchnorm
+from model.guard import Guard
 from model.lars import make_optimizer
 from model.loss import LossTerms
 from model.relicv2 import ReLICv2
@@ -27,20 +28,25 @@ from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
-from pipeline.sampler import sample_negatives
 from pipeline.shards import Shards, open_shards
-from training.config import TrainConfig, apply_settings, to_dict
+from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
-from training.launch import StopRequest, World
+from training.launch import (
+    StopRequest,
+    World,
+    plan_world,
+    run_in_place,
+    run_processes,
+    under_torchrun,
+)
 from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
+from training.negatives import draw_negatives
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
-from training.runlock import held
 from training.runlog import RunLog, SilentLog, last_values, write_description
-from training.together import resume_together
-from training.torchrun import plan_processes, record_error, speaks_first, start
+from training.saving import CheckpointWriter
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -74,20 +80,17 @@ def main(
         settings = (*settings, f"loader.max_bad={max_bad}")
     try:
         config = apply_settings(load_preset(preset), settings)
-        device_type, size = plan_processes(gpus=gpus, processes=processes)
+        device_type, size = plan_world(gpus=gpus, processes=processes)
         config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
         plan = Plan.of(config, open_shards(data), out)
+        arguments = (config, data, out)
+        if under_torchrun():
+            sys.exit(run_in_place(run, device_type=device_type, arguments=arguments))
         plan.check_world(config, size)
-        status = start(
-            run,
-            device_type=device_type,
-            size=size,
-            arguments=(config, data, out),
-            patience_seconds=config.patience_seconds,
-        )
+        status = run_processes(run, device_type=device_type, size=size, arguments=arguments)
     except ValueError as error:
         raise Refused(str(error)) from error
-    if as_json and speaks_first():
+    if as_json:
         click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
     sys.exit(status)
 
@@ -97,26 +100,26 @@ class Refused(click.ClickException):
 
     exit_code = 2
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        record_error(self.message)
-        if speaks_first():
-            super().show(file)
-
 
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
-        with held(out, world):
-            return train(world, config, data, out)
-    except (Diverged, TooManyBadSamples, Stalled) as error:
+        return train(world, config, data, out)
+    except Exception as error:
+        if world.is_main or not isinstance(error, (ValueError, Diverged)):  # same on every rank
+            explain(error, out)
+        return 2 if isinstance(error, (ValueError, OSError)) else 1
+
+
+def explain(error: Exception, out: Path) -> None:
+    """Say why the run ends: a line, or for what nobody foresaw all that is known."""
+    if isinstance(error, Diverged):
+        kept = checkpoint.latest(out)
+        click.echo(f"Error: {error} ({kept.name if kept else 'none was saved yet'})", err=True)
+    elif isinstance(error, (TooManyBadSamples, Stalled, ValueError, OSError)):
         click.echo(f"Error: {error}", err=True)
-        record_error(str(error), ended=None if isinstance(error, Stalled) else out)
-        return 1
-    except (ValueError, OSError) as error:
-        record_error(str(error))
-        if world.is_main or isinstance(error, OSError):  # wrong input is wrong on every rank
-            click.echo(f"Error: {error}", err=True)
-        return 2
+    else:
+        traceback.print_exception(error)
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -126,42 +129,46 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     plan.check_world(config, world.size)
     config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
-    step = resume_together(lambda: resume(out, model, optimizer, world), out, world)
+    step = resume(out, model, optimizer, world)
+    guard = Guard(model, remembered=config.log_every)
     stop = StopRequest(world)
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
         stack.enter_context(loader)
         log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
         stack.callback(log.close)
-        monitor = KnnMonitor(shards, config, world)
-        meter = Meter(loader, world, stop.fail)
+        monitor = KnnMonitor(shards, config, world, stop.fail)
+        meter = Meter(loader, world, stop.fail, guard.skipped, log)
+        writer = stack.enter_context(open_writer(out, config, plan, world, log.say, stop.fail))
         saved = step
         for batch in agreed_batches(loader, stop):
-            terms = train_step(model, optimizer, batch, config, plan, step, world)
+            terms = train_step(model, optimizer, batch, config, plan, step, world, guard)
             step += 1
             last = step == plan.end_step
-            saving = step % config.checkpoint_every == 0 or last
+            writer.check()
+            saving = writer.due(step)
             if step % config.log_every == 0 or saving:
                 # A loss is seen before its weights are kept.
                 record(log, meter, terms, config, plan, step)
             log.advance(step)
             if saving:
-                save(out, step, model, optimizer, config, world)
+                writer.save(step, model, optimizer)
                 saved = step
-            if monitor.due(step, plan.sampler.steps_per_epoch, last=last):
-                log.write(step, **monitor.measure(model.online.encoder))
+            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
+                if figures := monitor.measure(model.online.encoder, meter.bad_samples):
+                    log.write(step, **figures)
                 meter.restart()  # the measurement is no part of the training's speed
-        if stop.verdict:
-            if step > saved:
-                record(log, meter, terms, config, plan, step)
-                save(out, step, model, optimizer, config, world)
-            kept = f"step {step} is saved, run again to go on" if step else "no step was done yet"
-            log.say(f"stopped {stop.reason()}; {kept}")
+        if stop.verdict and step > saved:
+            record(log, meter, terms, config, plan, step)
+            writer.save(step, model, optimizer)
+        writer.wait()  # "step N is saved" is to be true when it is said
+        if stop.agreed():
+            log.say(f"stopped {stop.reason()}; {writer.kept(step)}")
         elif world.is_main:
             checkpoint.export_encoder(out / "encoder.pt", model)
-        barrier()
         if stop.error:
-            raise stop.error
+            explain(stop.error, out)  # here: behind the barrier another process may end this one
+        barrier()
     return stop.verdict
 
 
@@ -176,6 +183,8 @@ def record(
     """Write a log line: what the steps since the last one came to, on all ranks."""
     log.write(step, **meter.read(terms, config, plan, step))
     log.keep_bad_samples(meter.bad_samples)
+    log.keep_skipped_steps(meter.skipped_steps)
+    meter.check_skipped(config.max_skipped)
 
 
 def open_views(
@@ -217,48 +226,24 @@ def train_step(
     plan: Plan,
     step: int,
     world: World,
+    guard: Guard,
 ) -> LossTerms:
     """One update: gradients view by view, optimizer, target. Returns device scalars."""
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate(config, step)
-    optimizer.zero_grad(set_to_none=True)
+    guard.begin()
     terms = backward(
         model,
         batch.large,
         batch.small,
         draw_negatives(batch, config, plan, step, world),
         config.loss,
+        gradients=guard.gradients,
+        parts=config.accumulate,
         autocast=_autocast(config, world.device),
     )
-    optimizer.step()
-    model.update_target(plan.target_decay(config, step))
+    guard.update(optimizer, step, plan.target_decay(config, step))
     return terms
-
-
-def draw_negatives(
-    batch: MultiCropBatch, config: TrainConfig, plan: Plan, step: int, world: World
-) -> Tensor | None:
-    """Return the negatives of each anchor [V, L, B, n], or None for all others of the batch.
-
-    Positions count the local batch, or the global one with loss.negatives=global: sample p of the
-    global batch lives on rank p % world_size, row p // world_size.
-    """
-    if config.loss.num_negatives == 0:
-        return None
-    rows = torch.arange(len(batch.labels)).numpy()
-    gathered = config.loss.negatives == "global"
-    epoch, ids = plan.sampler.batch(step)
-    negatives = sample_negatives(
-        seed=config.seed,
-        epoch=epoch,
-        sample_ids=ids[world.rank :: world.size],
-        positions=rows * world.size + world.rank if gathered else rows,
-        num_candidates=len(rows) * world.size if gathered else len(rows),
-        num_negatives=config.loss.num_negatives,
-        num_online=config.recipe.num_views,
-        num_target=config.recipe.num_large,
-    )
-    return torch.from_numpy(negatives).to(batch.large.device, non_blocking=True)
 
 
 def build(config: TrainConfig, world: World) -> tuple[ReLICv2, torch.optim.Optimizer]:
@@ -282,24 +267,24 @@ def resume(out: Path, model: ReLICv2, optimizer: torch.optim.Optimizer, world: W
     return checkpoint.apply(found.state, model, optimizer)
 
 
-def save(
+def open_writer(
     out: Path,
-    step: int,
-    model: ReLICv2,
-    optimizer: torch.optim.Optimizer,
     config: TrainConfig,
+    plan: Plan,
     world: World,
-) -> None:
-    """Write a checkpoint, from rank 0; the others go on."""
-    if not world.is_main:
-        return
-    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        raise Diverged(
-            f"weights are not finite after step {step}; the last checkpoint is kept. Lower "
-            "optimizer.base_learning_rate, and start again"
-        )
-    state = checkpoint.capture(model, optimizer, step=step, config=to_dict(config))
-    checkpoint.save(out, step, state, keep=config.keep_checkpoints)
+    say: Callable[[str], object],
+    fail: Callable[[Exception], object],
+) -> CheckpointWriter:
+    """Return what saves checkpoints, from rank 0; the others go on."""
+    return CheckpointWriter(
+        out,
+        config,
+        plan.sampler.steps_per_epoch,
+        plan.end_step,
+        is_main=world.is_main,
+        say=say,
+        fail=fail,
+    )
 
 
 def open_log(

@@ -20,6 +20,7 @@ from bench.harness import Built
 from bench.pictures import generated
 from bench.stages import Task, executor_of
 from bench.streams import Stream, mean_seconds, wait_until_quiet
+from model.guard import Guard
 from pipeline.augment.params import sample_view_params
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader, training_views
@@ -100,6 +101,7 @@ class Trainer:
     def __init__(self, task: Task) -> None:
         self._config, self._world = task.config, World(device=task.device)
         self._model, self._optimizer = train.build(task.config, self._world)
+        self._guard = Guard(self._model, remembered=task.config.log_every)
         self._plan = plan_of(task)
         self._count = 0
 
@@ -107,7 +109,14 @@ class Trainer:
         """One update; the schedules start anew after the last step of the run."""
         number = self._count % self._plan.total_steps
         train.train_step(
-            self._model, self._optimizer, batch, self._config, self._plan, number, self._world
+            self._model,
+            self._optimizer,
+            batch,
+            self._config,
+            self._plan,
+            number,
+            self._world,
+            self._guard,
         )
         self._count += 1
 

@@ -63,6 +63,12 @@ _CURVES = (
         keys={"accuracy": "accuracy"},
         factor=100,
     ),
+    _Plot(
+        title="Spread of embeddings",
+        unit="std; 1: even, 0: collapsed",
+        keys={"embedding_std": "spread"},
+    ),
+    _Plot(title="RankMe", unit="dimensions in use", keys={"rank_me": "dimensions"}),
     _Plot(title="Learning rate", unit="", keys={"learning_rate": "rate"}),
     _Plot(title="Target decay", unit="EMA factor", keys={"target_decay": "decay"}, from_zero=False),
 )

@@ -11,8 +11,11 @@ DIRECTORY/checkpoint-00001234.pt is what torch.save writes of
 and all that a bit-identical continuation needs. States of random generators are not among it:
 nothing draws from one during training, views and negatives are functions of seed and step.
 
-A file appears under its name only when it is complete and on the disk. torch.save writes a zip with
-a CRC-32 of each record, which torch.load does not check and `restore` does.
+A file appears under its name only when it is complete and on the disk; until then it is
+DIRECTORY/.unfinished.pt, so one at a time is written in a directory. torch.save writes a zip with a
+CRC-32 of each record, which torch.load does not check and `restore` does.
+
+DIRECTORY/encoder-00001234.pt is the encoder alone at a milestone, DIRECTORY/encoder.pt at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import zipfile
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -34,7 +37,8 @@ from model.relicv2 import ReLICv2
 from model.resnet import ResNet, ResNetConfig
 
 FORMAT = 1
-_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
+_NAME = re.compile(r"(?:checkpoint|encoder)-(\d{8,})\.pt")
+_UNFINISHED = ".unfinished.pt"
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
@@ -142,14 +146,36 @@ def export_encoder(path: Path, model: ReLICv2) -> None:
     ["state_dict"], strict=False)` takes it all, where the classifier `fc` alone is missing (for
     width 1, stem "imagenet" and padding "symmetric").
     """
-    encoder = model.online.encoder
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "format": FORMAT,
-        "config": dataclasses.asdict(encoder.config),
-        "state_dict": encoder.state_dict(),
+    _export(path, model.online.encoder.config, model.online.encoder.state_dict())
+
+
+def export_milestone(
+    directory: Path, step: int, state: Mapping[str, Any], config: ResNetConfig
+) -> Path:
+    """Write the online encoder of a captured state as encoder-STEP.pt; else as `export_encoder`."""
+    path = directory / f"encoder-{step:08d}.pt"
+    prefix = "online.encoder."
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state["model"].items()
+        if name.startswith(prefix)
     }
-    _write(path, content)
+    _export(path, config, weights)
+    return path
+
+
+def exported_steps(directory: Path) -> list[int]:
+    """Return the steps that `export_milestone` wrote encoders of, ascending."""
+    return list(_numbered(directory, "encoder"))
+
+
+def take_unfinished(directory: Path) -> Path | None:
+    """Remove what a save that was cut off has left; return its path, None if there is nothing."""
+    path = directory / _UNFINISHED
+    if not path.is_symlink() and not path.exists():
+        return None
+    path.unlink()
+    return path
 
 
 def load_encoder(path: Path) -> ResNet:
@@ -170,18 +196,29 @@ def load_encoder(path: Path) -> ResNet:
     return encoder.eval()
 
 
+def _export(path: Path, config: ResNetConfig, weights: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"format": FORMAT, "config": dataclasses.asdict(config), "state_dict": weights}
+    _write(path, content)
+
+
 def _checkpoints(directory: Path) -> dict[int, Path]:
     """Return step -> path, oldest first."""
-    matches = [(_NAME.fullmatch(path.name), path) for path in directory.glob("checkpoint-*.pt")]
+    return _numbered(directory, "checkpoint")
+
+
+def _numbered(directory: Path, kind: str) -> dict[int, Path]:
+    """Return step -> path of the files KIND-STEP.pt, oldest first."""
+    matches = [(_NAME.fullmatch(path.name), path) for path in directory.glob(f"{kind}-*.pt")]
     return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file that is there whole or not at all, whatever happens meanwhile."""
-    unfinished = path.with_name(f".unfinished{path.suffix}")  # a killed run leaves one at most
+    unfinished = path.with_name(_UNFINISHED)  # a killed run leaves one at most
     try:
         with unfinished.open("wb") as file:
-            torch.save(dict(content), file)
+            _dump(content, file)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -193,6 +230,20 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         os.fsync(folder)  # else a power cut may take the new name back
     finally:
         os.close(folder)
+
+
+def _dump(content: Mapping[str, Any], file: BinaryIO) -> None:
+    """torch.save, whose errors of the disk are OSErrors."""
+    try:
+        torch.save(dict(content), file)
+    except RuntimeError as error:
+        # After an error of the file torch still ends its zip, fails at that, and hides the first.
+        hidden = error.__context__
+        while hidden is not None and not isinstance(hidden, OSError):
+            hidden = hidden.__context__
+        if hidden is None:
+            raise
+        raise hidden from None
 
 
 def _read(path: Path) -> dict[str, Any]:

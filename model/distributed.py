@@ -1,14 +1,14 @@
-"""What several processes do together: statistics, embeddings, gradients, weights.
+"""What several processes do together: statistics, embeddings, weights.
 
 Every function works on the default process group, over gloo and NCCL, and does nothing when there
 is no group or one process alone. All ranks must call the same functions in the same order.
+Gradients are averaged by model/reduction.py.
 
 Shapes: B local batch, W processes, C channels, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Module = TypeVar("Module", bound=nn.Module)
-
-_BUCKET_ELEMENTS = 2**23  # 32 MB of float32: a transfer long enough to hide its latency
 
 
 def world_size() -> int:
@@ -43,40 +41,6 @@ def broadcast_parameters(module: nn.Module) -> None:
         value = tensor.detach().contiguous()  # of a channels-last weight this is a copy
         dist.broadcast(value, src=0)
         tensor.detach().copy_(value)
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes.
-
-    Gradients travel in flat buckets, the next one packed while the last is on its way.
-    """
-    size = world_size()
-    if size == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    sent = []
-    for bucket in _buckets(gradients):
-        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-    for bucket, flat, work in sent:
-        assert work is not None
-        work.wait()
-        parts = flat.div_(size).split([gradient.numel() for gradient in bucket])
-        for gradient, part in zip(bucket, parts, strict=True):
-            gradient.copy_(part.view(gradient.shape))
-
-
-def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Group neighbours of one type until a bucket is full."""
-    buckets: list[list[Tensor]] = []
-    elements = 0
-    for tensor in tensors:
-        if not buckets or elements >= _BUCKET_ELEMENTS or buckets[-1][0].dtype != tensor.dtype:
-            buckets.append([])
-            elements = 0
-        buckets[-1].append(tensor)
-        elements += tensor.numel()
-    return buckets
 
 
 def all_gather_with_gradient(rows: Tensor) -> Tensor:
@@ -141,24 +105,95 @@ def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> SynchronisedBatchNor
 
 
 class SynchronisedBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, which only takes GPU tensors, made to work on the CPU as well."""
+    """torch's SyncBatchNorm, made to work on the CPU as well, and on CUDA without waiting for it.
+
+    torch's own looks for ranks with empty batches in each forward, for which the host waits; here
+    no batch is empty.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or not self.training or world_size() == 1:
+        if not self.training or world_size() == 1:
             return super().forward(input)
-        output, mean, variance, count = _BatchNorm.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.eps
-        )
         assert self.momentum is not None
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
+        if input.device.type != "cpu":
+            output = _FusedBatchNorm.apply(  # type: ignore[no-untyped-call]
+                *(input, self.weight, self.bias, self.running_mean, self.running_var),
+                *(self.eps, self.momentum),
+            )
+            assert isinstance(output, Tensor)
+            return output
+        output, mean, variance, count = _BatchNorm.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.eps
+        )
+        with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         assert isinstance(output, Tensor)
         return output
+
+
+class _FusedBatchNorm(torch.autograd.Function):
+    """`_BatchNorm` by the kernels that torch has for CUDA devices; moves the running statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        eps: float,
+        momentum: float,
+    ) -> Tensor:
+        x = _as_kernels_take_it(x)
+        mean, deviation = torch.batch_norm_stats(x, eps)  # in float32; deviation: its inverse
+        count = torch.full((1,), x.numel() // x.shape[1], dtype=mean.dtype, device=mean.device)
+        every = _gathered_rows(torch.cat([mean, deviation, count]))  # [W, 2 * C + 1]
+        means, deviations, counts = every.split([len(mean), len(mean), 1], dim=1)
+        counts = counts.reshape(-1)
+        mean, deviation = torch.batch_norm_gather_stats_with_counts(
+            x, means, deviations, running_mean, running_var, momentum, eps, counts
+        )
+        ctx.save_for_backward(x, weight, mean, deviation, counts.to(torch.int32))
+        return torch.batch_norm_elemt(x, weight, bias, mean, deviation, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, deviation, counts = ctx.saved_tensors
+        gradient = _as_kernels_take_it(gradient)
+        shift, scale, to_weight, to_bias = torch.batch_norm_backward_reduce(
+            gradient, x, mean, deviation, weight, True, True, True
+        )
+        # what moves the statistics is summed over all; weight and bias are averaged later
+        sums = torch.cat([shift, scale])
+        dist.all_reduce(sums)
+        shift, scale = sums.chunk(2)
+        to_x = torch.batch_norm_backward_elemt(
+            gradient, x, mean, deviation, weight, shift, scale, counts
+        )
+        return to_x, to_weight, to_bias, None, None, None, None
+
+
+def _as_kernels_take_it(x: Tensor) -> Tensor:
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return x.contiguous()
+
+
+def _gathered_rows(row: Tensor) -> Tensor:
+    """Return the rows [n] of all ranks as [W, n]; over NCCL without a copy of each."""
+    if dist.get_backend() == "gloo":
+        return torch.stack(_gathered(row))
+    rows = row.new_empty(world_size(), len(row))
+    dist.all_gather_into_tensor(rows, row)
+    return rows
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -55,13 +55,14 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     """
     weights, excluded = parameter_groups(model)
     if config.name == "adamw":
-        return torch.optim.AdamW(
+        return AdamW(
             [
                 {"params": weights, "weight_decay": config.weight_decay},
                 {"params": excluded, "weight_decay": 0.0},
             ],
             lr=config.base_learning_rate,
             betas=(config.momentum, config.adam_beta2),
+            fused=True,
         )
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": excluded, "adaptive": False}]
     return LARS(
@@ -79,11 +80,21 @@ def parameter_groups(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     return [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
 
 
+class AdamW(torch.optim.AdamW):
+    """torch's, with the same `found_inf` as LARS; only its fused form heeds it."""
+
+    found_inf: Tensor | None = None
+
+
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rates. A group with `adaptive` False gets plain SGD with momentum.
 
-    All weights of a group are updated by a few calls, and nothing waits for the device.
+    All weights of a group are updated by a few calls, and nothing waits for the device. As torch's
+    fused optimizers do, a step changes nothing at all, weights and momentum keep their bits, while
+    `found_inf`, float32 [] on the device of the weights, is 1.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -117,13 +128,24 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        updates = [p.grad for p in params if p.grad is not None]
+        updates = [_laid_out_as(p, p.grad) for p in params if p.grad is not None]
         if group["adaptive"]:
             updates = _adapted(params, updates, group["weight_decay"], group["trust_coefficient"])
-        buffers = [self._buffer(p) for p in params]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, updates)
-        torch._foreach_add_(params, buffers, alpha=-group["lr"])
+        # The last two lines are SGD's with the adapted gradient: torch's kernel reads and writes
+        # everything once, and looks at found_inf where it runs.
+        torch._fused_sgd_(
+            params,
+            updates,
+            [self._buffer(p) for p in params] if group["momentum"] else [],
+            weight_decay=0.0,
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,  # buffers begin as zeros
+            found_inf=self.found_inf,
+        )
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -131,7 +153,16 @@ class LARS(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer = state["momentum_buffer"]
         assert isinstance(buffer, Tensor)
+        if buffer.stride() != parameter.stride():  # loaded, of a model that was laid out otherwise
+            buffer = state["momentum_buffer"] = _laid_out_as(parameter, buffer)
         return buffer
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return the tensor with the strides of the parameter: kernels go through memory."""
+    if tensor.stride() == parameter.stride():
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
 
 
 def _adapted(

@@ -63,16 +63,18 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossTerms:
-    """Scalars on the device; only `total` carries a gradient."""
+    """Scalars on the device; only `total` carries a gradient. And what collapse is seen by."""
 
     total: Tensor  # weighted sum of the next two
     contrastive: Tensor  # nats
     invariance: Tensor  # nats
     accuracy: Tensor  # share of anchors whose own image is the most similar candidate, 0..1
     positive_similarity: Tensor  # cosine between online and target of the same image, -1..1
+    embeddings: Tensor | None = None  # [B, D] online, of the first large view, detached
 
     def scaled(self, factor: float) -> LossTerms:
-        return LossTerms(
+        return replace(
+            self,
             total=self.total * factor,
             contrastive=self.contrastive * factor,
             invariance=self.invariance * factor,
@@ -84,7 +86,9 @@ class LossTerms:
         return replace(self, total=self.total.detach())
 
     def plus(self, other: LossTerms) -> LossTerms:
-        return LossTerms(
+        """Return the sums, with the embeddings of the first."""
+        return replace(
+            self,
             total=self.total + other.total,
             contrastive=self.contrastive + other.contrastive,
             invariance=self.invariance + other.invariance,

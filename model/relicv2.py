@@ -98,12 +98,34 @@ class ReLICv2(nn.Module):
         return self.online.encoder(view)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def update_target(self, decay: float) -> None:
+    def update_target(self, decay: float, *, found_inf: Tensor | None = None) -> None:
         """Move the target: g = decay * g + (1 - decay) * f, for parameters and never BN statistics.
 
         The predictor has no counterpart in the target. Source: paper's pseudo-code, BYOL's
         _update_fn [SRC].
+
+        Args:
+            found_inf: float32 [] on the device; where it is 1, the target keeps its bits. The
+                host does not look at it.
         """
         online = dict(self.online.named_parameters())
         names, target = zip(*self.target.named_parameters(), strict=True)
-        torch._foreach_lerp_(list(target), [online[name] for name in names], 1 - decay)
+        sources: list[Tensor] = [online[name] for name in names]
+        if found_inf is None:
+            torch._foreach_lerp_(list(target), sources, 1 - decay)
+            return
+        # A step of SGD at rate 1 - decay on |g - f|^2 / 2, whose gradient is -f (to be maximised)
+        # plus a weight decay of 1: the one kernel that looks at found_inf where it runs.
+        torch._fused_sgd_(
+            list(target),
+            sources,
+            [],
+            weight_decay=1.0,
+            momentum=0.0,
+            lr=1 - decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=True,
+            is_first_step=False,
+            found_inf=found_inf,
+        )

@@ -5,23 +5,29 @@ without gradient, and each online view then runs forward, its loss against all o
 backward, and frees its activations: peak memory is that of one view, and the gradient is that of
 the whole sum. Form A of the KL couples online views; there all of them are kept.
 
-Among several processes gradients end as their mean. With `negatives="global"` anchors are compared
-with the embeddings of all processes, and the indices in `negatives` are positions of the global
-batch: position p lives on rank p % world_size, row p // world_size.
+A batch may be taken in several parts, one after the other, each of them a batch of its own: its
+BatchNorm statistics and its negatives are its own, and the loss is the mean over the parts.
 
-Shapes: L large views, S small views, V = L + S, B local batch, C candidates, n negatives,
-D embedding, H/W and h/w sides of large and small views.
+Among several processes gradients end as their mean; it is formed beside the last backward pass.
+With `negatives="global"` anchors are compared with the embeddings of all processes, and the indices
+in `negatives` are positions of the global batch: position p lives on rank p % world_size, row
+p // world_size. Of several parts, each has its own positions. docs/step.md has the whole of it.
+
+Shapes: L large views, S small views, V = L + S, B local batch (or the local rows of a part), C
+candidates, n negatives, D embedding, H/W and h/w sides of large and small views.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model import distributed
 from model.loss import LossConfig, LossTerms, num_pairs, relic_loss, view_loss
+from model.reduction import FlatGradients
 from model.relicv2 import ReLICv2
 
 
@@ -32,6 +38,8 @@ def backward(
     negatives: Tensor | None,
     config: LossConfig,
     *,
+    gradients: FlatGradients | None = None,
+    parts: int = 1,
     autocast: AbstractContextManager[object] | None = None,
 ) -> LossTerms:
     """Add the gradient of the loss to the online parameters, averaged over the processes.
@@ -42,19 +50,41 @@ def backward(
         large: [L, B, 3, H, W], normalised.
         small: [S, B, 3, h, w], normalised; S may be 0.
         negatives: int64 [V, L, B, n], rows of the local batch, or positions of the global one with
-            config.negatives "global"; None: all others.
+            config.negatives "global"; of several parts, of the anchor's part; None: all others.
+        gradients: those of the online parameters, which begin as zeros; they get the loss, too.
+            None, for one process alone: what the parameters have, as autograd keeps it.
+        parts: into how many batches the rows are divided; must divide B.
         autocast: entered anew for each view's forward, so that casts of weights are not kept from
             one view's graph to the next; None: full precision.
 
     Returns:
-        The mean over the pairs of this process, detached.
+        The mean over the pairs of this process, detached, with the embeddings of the first view.
 
     Raises:
         ValueError: there is no pair of views, or no negative.
     """
+    assert gradients is not None or distributed.world_size() == 1, "nobody averages the gradients"
+    assert large.shape[1] % parts == 0, f"{parts} parts of {large.shape[1]} rows"
     together = config.kl_form == "swap_views"
-    run = backward_all_views if together else backward_view_by_view
-    return run(model, large, small, negatives, config, autocast=autocast)
+    one_part = backward_all_views if together else backward_view_by_view
+    rows = large.shape[1] // parts
+    total: LossTerms | None = None
+    for part in range(parts):
+        own = slice(part * rows, (part + 1) * rows)
+        terms = one_part(
+            model,
+            large[:, own],
+            small[:, own],
+            None if negatives is None else negatives[:, :, own],
+            config,
+            gradients=gradients,
+            share=1 / parts,
+            last=part == parts - 1,
+            autocast=autocast,
+        )
+        total = terms if total is None else total.plus(terms)
+    assert total is not None
+    return total
 
 
 def backward_view_by_view(
@@ -64,9 +94,17 @@ def backward_view_by_view(
     negatives: Tensor | None,
     config: LossConfig,
     *,
+    gradients: FlatGradients | None = None,
+    share: float = 1.0,
+    last: bool = True,
     autocast: AbstractContextManager[object] | None = None,
 ) -> LossTerms:
-    """See `backward`; for form B of the KL only."""
+    """See `backward`; one part, for form B of the KL only.
+
+    Args:
+        share: of this part in the loss.
+        last: whether this part completes the gradients.
+    """
     assert config.kl_form == "swap_roles", "form A couples online views"
     context = nullcontext() if autocast is None else autocast
     targets = _embed_targets(model, large, context)
@@ -74,7 +112,7 @@ def backward_view_by_view(
     positives = _positives(targets, config)
     pairs = num_pairs(len(large) + len(small), len(large), config)
 
-    def one_view(view: int, pixels: Tensor) -> LossTerms:
+    def one_view(view: int, pixels: Tensor, *, completes: bool) -> LossTerms:
         with context:
             online = model.embed_online(pixels)
         terms = view_loss(
@@ -86,15 +124,16 @@ def backward_view_by_view(
             positives=positives,
             negatives=None if negatives is None else negatives[view],
             config=config,
-        ).scaled(1 / pairs)
-        terms.total.backward()
-        return terms.detached()
+        ).scaled(share / pairs)
+        _backward(terms.total, gradients, completes=completes)
+        return replace(terms.detached(), embeddings=None if view else online.detach())
 
-    first, *others = enumerate((*large, *small))
-    total = one_view(*first)
-    for view in others:
-        total = total.plus(one_view(*view))
-    distributed.average_gradients(model.online.parameters())
+    views = (*large, *small)
+    total: LossTerms | None = None
+    for view, pixels in enumerate(views):
+        terms = one_view(view, pixels, completes=last and view == len(views) - 1)
+        total = terms if total is None else total.plus(terms)
+    assert total is not None
     return total
 
 
@@ -105,9 +144,12 @@ def backward_all_views(
     negatives: Tensor | None,
     config: LossConfig,
     *,
+    gradients: FlatGradients | None = None,
+    share: float = 1.0,
+    last: bool = True,
     autocast: AbstractContextManager[object] | None = None,
 ) -> LossTerms:
-    """See `backward`; the full sum, with the activations of all views in memory."""
+    """See `backward_view_by_view`; the full sum, with the activations of all views in memory."""
     context = nullcontext() if autocast is None else autocast
     targets = _embed_targets(model, large, context)
     with context:
@@ -120,10 +162,19 @@ def backward_all_views(
         candidates_online=_candidates(online, config),
         candidates_target=_candidates(targets, config),
         positives=_positives(targets, config),
-    )
-    terms.total.backward()
-    distributed.average_gradients(model.online.parameters())
-    return terms.detached()
+    ).scaled(share)
+    _backward(terms.total, gradients, completes=last)
+    return replace(terms.detached(), embeddings=online[0].detach())
+
+
+def _backward(loss: Tensor, gradients: FlatGradients | None, *, completes: bool) -> None:
+    """Add what a part of the loss contributes; average over the processes what is complete then."""
+    if gradients is None:
+        loss.backward()
+        return
+    gradients.loss.add_(loss.detach())
+    with gradients.averaging() if completes else nullcontext():
+        loss.backward()
 
 
 def _embed_targets(

@@ -121,31 +121,3 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stderr
     (folder / "tiny.toml").write_text(TINY)
     return folder
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `home`, with 96 pictures: several steps an epoch for several processes."""
-    from tests.journey import TINY, command
-
-    folder = tmp_path_factory.mktemp("pictures")
-    words = ["--source", "demo", "--limit", 96, "--out", folder / "shards"]
-    made = command("convert_dataset.py", *words)
-    assert made.returncode == 0, made.stderr
-    (folder / "tiny.toml").write_text(TINY)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What each of 20 steps is fed when nothing happens: one process, no torchrun."""
-    from tests.elastic import Launch, by_step, words_of_train
-
-    folder = tmp_path_factory.mktemp("undisturbed")
-    words = words_of_train(pictures, folder / "run", steps=20)
-    with Launch(folder / "trace", words) as launch:
-        assert launch.wait(300) == 0, launch.said
-    steps = by_step(launch.fed)
-    assert sorted(steps) == list(range(20))
-    assert len({str(samples) for samples in steps.values()}) == 20
-    return steps

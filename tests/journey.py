@@ -44,7 +44,8 @@ def command(script, *arguments, env=None):
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | (env or {}),
+        # of a process that is aborted, the stacks are told
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"} | (env or {}),
     )
 
 

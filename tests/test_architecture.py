@@ -82,7 +82,7 @@ HOMES = {
     "torchvision": ["torchvision_cpu.py"],
     "triton": ["pipeline/augment/fused*.py"],
 }
-READS_ENVIRONMENT = [*ENTRY_POINTS, "training/launch.py", "training/torchrun.py"]
+READS_ENVIRONMENT = [*ENTRY_POINTS, "training/launch.py"]
 SEEDS_TORCH = ["train.py"]  # the initial weights
 LEGACY_NUMPY = set(dir(np.random.RandomState))  # the functions of one hidden RandomState
 

@@ -146,15 +146,17 @@ def test_sigterm_saves_and_leaves(home, processes):
     assert metrics(out)[-1]["step"] == step
 
 
-def test_two_processes_train_like_one_with_global_negatives(home):
-    one, two = home / "one", home / "two"
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_train_like_one_with_global_negatives(home, parts):
+    one, two = home / f"one-{parts}", home / f"two-{parts}"
     # LARS, not Adam: its update is smooth in the gradient, also where that is near zero. A small
     # rate: with batches of 8 rounding grows tenfold a step at a large one.
     settings = (
         *("max_steps=3", "loss.negatives=global", "optimizer.warmup_epochs=0"),
-        *("optimizer.name=lars", "optimizer.base_learning_rate=0.1"),
+        *("optimizer.name=lars", "optimizer.base_learning_rate=0.1", f"accumulate={parts}"),
+        f"global_batch_size={8 * parts}",
     )
-    start = home / "start"
+    start = home / f"start-{parts}"
     assert train(home, start, *settings[1:], "max_steps=1").returncode == 0
     assert train(home, one, *settings).returncode == 0
     done = train(home, two, *settings, gpus=0, processes=2)

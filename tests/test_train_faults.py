@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from pipeline.sampler import Sampler
-from tests.journey import ROOT, damaged_shards, train, train_arguments
+from tests.journey import ROOT, command, damaged_shards, train, train_arguments
 from tests.test_train import assert_same_weights, metrics, weights
 
 # Runs train.py with a loader whose reads hang from some call on, as of a disk that is gone.
@@ -23,6 +25,7 @@ def read(self, ids, *others):
     calls.append(1)
     if len(calls) > 4:
         others[1](int(ids[0]))
+        print("hanging", file=sys.stderr, flush=True)
         never.wait()
     return good(self, ids, *others)
 
@@ -52,13 +55,7 @@ def saved_steps(out):
 def test_a_loader_that_hangs_ends_the_run_after_saving(home):
     out = home / "hanging"
     arguments = train_arguments(home, out, "max_steps=8", "loader.stall_seconds=15")
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING, *map(str, arguments[1:])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = command("-c", HANGING, *arguments[1:])
     assert done.returncode == 1, done.stderr
     assert re.search(
         r"Error: stage 'read' is at step 4, sample \d+, and has not moved", done.stderr
@@ -71,6 +68,73 @@ def test_a_loader_that_hangs_ends_the_run_after_saving(home):
     whole = home / "hanging-whole"
     assert train(home, whole, "max_steps=8").returncode == 0
     assert_same_weights(weights(out, 8), weights(whole, 8))
+
+
+def steps_logged(out):
+    path = out / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_sigterm_ends_a_run_whose_loader_hangs_long_before_the_watchdog_does(home):
+    """Job schedulers give some seconds; loader.stall_seconds is 300."""
+    out = home / "hanging-stopped"
+    arguments = train_arguments(home, out, "max_steps=8", "checkpoint_every=100")
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING, *map(str, arguments[1:])],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        timer = threading.Timer(200, process.kill)
+        timer.start()
+        for line in process.stderr:
+            if line == "hanging\n":
+                break
+        while process.poll() is None and steps_logged(out) < 4:  # those whose views were made
+            time.sleep(0.2)
+        process.terminate()
+        shown, errors = process.communicate()
+        timer.cancel()
+    assert process.returncode == 143, errors
+    assert "stopped by signal 15; step 4 is saved, run again to go on" in shown
+    assert saved_steps(out) == [4]
+
+
+BLIND = """
+import sys
+import train
+import training.monitor
+
+def extract_features(*_):
+    raise RuntimeError("no features today")
+
+training.monitor.extract_features = extract_features
+train.main(sys.argv[1:])
+"""
+
+
+def test_an_error_of_the_monitor_saves_the_run_first(home):
+    out = home / "blind"
+    arguments = train_arguments(home, out, "max_steps=8", "checkpoint_every=100", "monitor_every=1")
+    done = command("-c", BLIND, *arguments[1:])
+    assert done.returncode == 1
+    assert "RuntimeError: no features today" in done.stderr
+    assert "stopped by an error; step 3 is saved, run again to go on" in done.stdout
+    assert saved_steps(out) == [3]
+
+
+def test_bad_samples_count_over_all_starts_of_a_run(damaged, tmp_path):
+    out = tmp_path / "run"
+    settings = ("max_steps=5", "checkpoint_every=1", "keep_checkpoints=9")
+    assert train(damaged, out, *settings, gpus=0).returncode == 0
+    known = json.loads((out / "bad_samples.json").read_text())
+    assert {int(i) for i in known} == set(BAD)
+    for step in (4, 5):  # the third step has met both; it goes on behind that
+        (out / f"checkpoint-{step:08d}.pt").unlink()
+    again = train(damaged, out, *settings, "loader.max_bad=1", gpus=0)
+    assert again.returncode == 1
+    assert "2 samples cannot be decoded, more than loader.max_bad=1" in again.stderr
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -31,8 +31,9 @@ FREE_TO_CHANGE = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "milestone_every",
+    "max_skipped",
     "monitor_every",
-    "patience_seconds",
     "loader.threads",
     "loader.prefetch",
     "loader.max_bad",
@@ -61,29 +62,29 @@ class TrainConfig:
     epochs: int = 1000
     max_steps: int = 0  # stop after so many steps, with the schedules of `epochs`; 0: run them all
     global_batch_size: int = 4096
+    accumulate: int = 1  # parts of a batch, each with BatchNorm and negatives of its own
     target_decay: float = 0.996  # at step 0; rises to 1 along a cosine
     seed: int = 0
     precision: str = "auto"  # float32 | bfloat16; auto: bfloat16 autocast on GPUs
     log_every: int = 10  # steps
     checkpoint_every: int = 1000  # steps
     keep_checkpoints: int = 3
+    milestone_every: int = 0  # epochs between two checkpoints that are kept for good; 0: none
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never
-    patience_seconds: float = 600.0  # so long a process waits for another in a step
+    max_skipped: int = 10  # steps in a row that are not finite, and skipped, before the run stops
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "global_batch_size", "log_every", "checkpoint_every"):
+        for name in (
+            *("epochs", "global_batch_size", "accumulate"),
+            *("log_every", "checkpoint_every", "max_skipped"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
-        if self.max_steps < 0 or self.monitor_every < 0:
-            raise ValueError("max_steps and monitor_every must not be negative")
-        if self.patience_seconds <= self.loader.stall_seconds:
-            raise ValueError(
-                f"patience_seconds={self.patience_seconds:g} must be above loader.stall_seconds="
-                f"{self.loader.stall_seconds:g}: a process whose loader is stuck says so after "
-                "that time, and the others must still be there"
-            )
+        for name in ("max_steps", "monitor_every", "milestone_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.target_decay <= 1:
             raise ValueError(f"target_decay must lie in 0..1, got {self.target_decay}")
         if not 0 <= self.seed < 2**32:

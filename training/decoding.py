@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from pipeline.loader import LoaderConfig
 from pipeline.shards import Shards
 from training.config import DECIDED_AT_START, TrainConfig
 from training.launch import World
-from training.together import from_main
 
 
 def settle_decoding(
@@ -29,7 +30,17 @@ def settle_decoding(
     Raises:
         ValueError: they cannot decode here; on every rank alike.
     """
-    settled = from_main(world, lambda: _settled(config.loader, shards, out, world, tell))
+    found: list[LoaderConfig | str] = [""]
+    if world.is_main:
+        try:
+            found[0] = _settled(config.loader, shards, out, world, tell)
+        except ValueError as error:
+            found[0] = str(error)
+    if world.size > 1:
+        dist.broadcast_object_list(found, src=0)
+    settled = found[0]
+    if isinstance(settled, str):
+        raise ValueError(settled)
     return replace(config, loader=settled)
 
 

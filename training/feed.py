@@ -11,19 +11,23 @@ from collections.abc import Iterator
 
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader
+from pipeline.loader.multicrop import GaveUp
 from training.launch import StopRequest
 
 
 def agreed_batches(loader: MultiCropLoader, stop: StopRequest) -> Iterator[MultiCropBatch]:
     """Yield the loader's batches until the end, or until `stop` has a verdict.
 
-    What the loader raises becomes `stop.error`.
+    What the loader raises becomes `stop.error`. A rank that was told to stop while it waits for
+    views waits no longer: its loader may hang, and job schedulers kill what does not stop in time.
     """
-    batches = iter(loader)
+    batches = loader.batches(give_up=lambda: stop.wished)
     for _ in range(len(loader)):
         batch = None
         try:
             batch = next(batches)
+        except GaveUp:
+            assert stop.wished
         except Exception as error:
             stop.fail(error)
         if stop.agreed() or batch is None:

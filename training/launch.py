@@ -1,10 +1,12 @@
 """Processes of a run: how many there are, how they meet, and how they are told to stop.
 
-`--gpus N` starts N processes here. Those that torchrun started join in place: training/torchrun.py.
+`--gpus N` starts N processes here; under torchrun, which sets RANK and its kin, the processes exist
+already and this one joins in place.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -18,14 +20,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Store
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from training.affinity import keep_to_own_cores
 from training.allocator import keep_freed_memory
 
-# A rank that evaluates lets the others wait; longer than this, and something is dead.
-PATIENCE_SECONDS = 1800.0
+# A rank that evaluates or writes lets the others wait; longer than this, and something is dead.
+_PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +38,6 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    patience_seconds: float = PATIENCE_SECONDS  # so long it waits for the others in a step
-
-    @property
-    def patience(self) -> timedelta:
-        return timedelta(seconds=self.patience_seconds)
 
     @property
     def is_main(self) -> bool:
@@ -73,13 +69,28 @@ def plan_world(*, gpus: int | None, processes: int) -> tuple[str, int]:
     return ("cuda", gpus) if gpus else ("cpu", processes)
 
 
+def under_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def run_in_place(main: Callable[..., int], *, device_type: str, arguments: tuple[Any, ...]) -> int:
+    """Join the process group that torchrun describes and run `main(world, *arguments)`."""
+    environment = os.environ
+    return _run(
+        World(
+            rank=int(environment["RANK"]),
+            size=int(environment["WORLD_SIZE"]),
+            local_rank=int(environment.get("LOCAL_RANK", "0")),
+            local_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
+            device=_device(device_type, int(environment.get("LOCAL_RANK", "0"))),
+        ),
+        main,
+        arguments,
+    )
+
+
 def run_processes(
-    main: Callable[..., int],
-    *,
-    device_type: str,
-    size: int,
-    arguments: tuple[Any, ...],
-    patience_seconds: float = PATIENCE_SECONDS,
+    main: Callable[..., int], *, device_type: str, size: int, arguments: tuple[Any, ...]
 ) -> int:
     """Run `main(world, *arguments)` in `size` processes of this machine; return the exit status.
 
@@ -87,18 +98,14 @@ def run_processes(
     others, and its error is raised.
     """
     if size == 1:
-        return run_in_world(World(device=device_of(device_type, 0)), main, arguments)
+        return _run(World(device=_device(device_type, 0)), main, arguments)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(_free_port())
     # It would say that it ends the other processes, which is no news.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     forwarded = 0
     spawned = spawn(
-        _spawned,
-        (size, device_type, patience_seconds, main, arguments),
-        nprocs=size,
-        join=False,
-        daemon=False,
+        _spawned, (size, device_type, main, arguments), nprocs=size, join=False, daemon=False
     )
     assert spawned is not None
 
@@ -140,7 +147,7 @@ class StopRequest:
         self.verdict = 0  # of all ranks; not 0: the run ends here, and this is its exit status
         self._hosts: Any = None
         if world.size > 1 and world.device.type == "cuda":
-            self._hosts = dist.new_group(backend="gloo", timeout=world.patience)
+            self._hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
                 signal.signal(number, self._notice)
@@ -160,16 +167,24 @@ class StopRequest:
     def agreed(self) -> int:
         """Return the verdict, the same on every rank: 0, or the exit status of the run.
 
-        An error, status 1, outweighs a signal, status 128 + its number.
+        An error outweighs a signal. Status 2: the disk or what the user gave; 1: any other error;
+        128 + its number: a signal.
         """
-        wish = _ERROR if self.error else self._signal
+        wish = self._signal
+        if self.error:
+            wish = _ERROR + (2 if isinstance(self.error, (OSError, ValueError)) else 1)
         if self._world.size > 1:
             wishes = torch.tensor(wish)
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self._hosts)
             wish = int(wishes)
         if wish:
-            self.verdict = 1 if wish == _ERROR else 128 + wish
+            self.verdict = wish - _ERROR if wish > _ERROR else 128 + wish
         return self.verdict
+
+    @property
+    def wished(self) -> bool:
+        """Whether this rank wants to stop; the others may not know yet."""
+        return bool(self._signal or self.error)
 
     def reason(self) -> str:
         """Why, for the log."""
@@ -179,37 +194,21 @@ class StopRequest:
 
 
 def _spawned(
-    rank: int,
-    size: int,
-    device_type: str,
-    patience_seconds: float,
-    main: Callable[..., int],
-    arguments: tuple[Any, ...],
+    rank: int, size: int, device_type: str, main: Callable[..., int], arguments: tuple[Any, ...]
 ) -> None:
     world = World(
         rank=rank,
         size=size,
         local_rank=rank,
         local_size=size,
-        device=device_of(device_type, rank),
-        patience_seconds=patience_seconds,
+        device=_device(device_type, rank),
     )
-    status = run_in_world(world, main, arguments)
+    status = _run(world, main, arguments)
     if status:
         raise SystemExit(status)
 
 
-def run_in_world(
-    world: World,
-    main: Callable[..., int],
-    arguments: tuple[Any, ...],
-    *,
-    store: Store | None = None,
-) -> int:
-    """Meet the other processes, take this one's cores, and return what `main` returns.
-
-    They meet in `store`, or where MASTER_ADDR and MASTER_PORT say.
-    """
+def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> int:
     keep_freed_memory()
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
@@ -217,20 +216,29 @@ def run_in_world(
         _settle(world, [os.sched_getaffinity(0)])
         return main(world, *arguments)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
+    _import_before_a_group_exists()
     dist.init_process_group(
         backend,
-        init_method=None if store else "env://",
-        store=store,
-        timeout=world.patience,
+        init_method="env://",
+        timeout=_PATIENCE,
         rank=world.rank,
         world_size=world.size,
     )
-    _settle(world, _cores_of_neighbours(world))
-    status = main(world, *arguments)
-    if status == 0 or status > 128:
-        # All have come here. After an error others may be stuck, and to leave is to wait for them.
+    try:
+        _settle(world, _cores_of_neighbours(world))
+        return main(world, *arguments)
+    finally:
         dist.destroy_process_group()
-    return status
+
+
+def _import_before_a_group_exists() -> None:
+    """Keep torch.distributed.nn from holding the process group for ever.
+
+    Its functions take the group that exists when they are defined as a default, and a training step
+    imports them. The threads of a group that is never freed outlive the interpreter: one that still
+    lets go of a tensor by then aborts the process ("terminate called without an active exception").
+    """
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 def _settle(world: World, neighbours: list[set[int]]) -> None:
@@ -251,7 +259,7 @@ def _cores_of_neighbours(world: World) -> list[set[int]]:
     return [here.get(rank, own[2]) for rank in range(world.local_size)]
 
 
-def device_of(device_type: str, local_rank: int) -> torch.device:
+def _device(device_type: str, local_rank: int) -> torch.device:
     return torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
 
 

@@ -1,6 +1,7 @@
 """The figures of a log line: losses from the device, rates from the clock and the loader.
 
-Called on every rank at the same steps: losses and bad samples are those of all ranks together, the
+Called on every rank at the same steps: losses, spread of the embeddings (of the last step, or of
+its last micro-batch) and bad samples are those of all ranks together, the
 loader's figures those of the rank that waits longest, for which all others wait too.
 """
 
@@ -14,6 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.collapse import embedding_std, rank_me
+from model.distributed import all_gather_with_gradient
+from model.guard import SkippedSteps
 from model.loss import LossTerms
 from pipeline.loader import MultiCropLoader
 from pipeline.loader.decode import TooManyBadSamples, too_many
@@ -21,25 +25,36 @@ from pipeline.stats import STAGES, LoaderStats, bottleneck
 from training.config import TrainConfig
 from training.launch import World
 from training.plan import Plan
+from training.runlog import RunLog, SilentLog
 
 
 class Diverged(RuntimeError):
-    """The loss is no number any more."""
+    """Too many steps in a row were no numbers, or the weights are none."""
 
 
 class Meter:
     """Turns the loader's totals and the clock into the figures of a log line.
 
-    `fail` is told, on every rank alike, when too many samples turn out bad.
+    `fail` is told when too many samples have turned out bad, those that `log` knows included.
     """
 
     def __init__(
-        self, loader: MultiCropLoader, world: World, fail: Callable[[Exception], object]
+        self,
+        loader: MultiCropLoader,
+        world: World,
+        fail: Callable[[Exception], object],
+        skipped: SkippedSteps,
+        log: RunLog | SilentLog,
     ) -> None:
         self._loader = loader
         self._world = world
         self._fail = fail
-        self.bad_samples: dict[int, str] = {}  # of all ranks, by sample id
+        self._skipped = skipped
+        self._in_a_row = 0
+        # of all ranks, by sample id, and sample ids by step; rank 0 knows of those before the last
+        # start, too
+        self.bad_samples = dict(log.bad_samples)
+        self.skipped_steps = dict(log.skipped_steps)
         self.restart()
 
     def restart(self) -> None:
@@ -49,28 +64,33 @@ class Meter:
     def read(self, terms: LossTerms, config: TrainConfig, plan: Plan, step: int) -> dict[str, Any]:
         """Return the values of the steps since the last call. Waits for the device."""
         self._collect_bad_samples(config.loader.max_bad)
-        loss, contrastive, invariance, accuracy = self._averaged(terms)
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss is {loss} after step {step}; the last checkpoint is kept. Lower "
-                "optimizer.base_learning_rate or raise loss.temperature, and start again"
-            )
+        self._collect_skipped_steps(plan)
+        losses = self._averaged(terms)
         then, before = self._last
         self.restart()
         now, stats = self._last
         images = (stats.images - before.images) * self._world.size
         return {
             "epoch": step / plan.sampler.steps_per_epoch,
-            "loss": loss,
-            "contrastive": contrastive,
-            "invariance": invariance,
-            "accuracy": accuracy,
+            **{name: value for name, value in losses.items() if math.isfinite(value)},
+            **self._spread(terms),
             "learning_rate": plan.learning_rate(config, step - 1),
             "target_decay": plan.target_decay(config, step - 1),
             "images_per_second": images / (now - then),
             **self._feeding(stats, before, now - then),
             "bad_samples": len(self.bad_samples),
+            "skipped_steps": len(self.skipped_steps),
         }
+
+    def check_skipped(self, most: int) -> None:
+        """Raise Diverged, on every rank alike, if as many steps in a row were skipped as that."""
+        if self._in_a_row >= most:
+            raise Diverged(
+                f"the loss or a gradient was not finite in {self._in_a_row} steps in a row, up to "
+                f"step {max(self.skipped_steps) + 1}, which changed nothing; the last checkpoint "
+                "is kept. Lower optimizer.base_learning_rate or raise loss.temperature, and start "
+                "again"
+            )
 
     def _feeding(self, now: LoaderStats, before: LoaderStats, seconds: float) -> dict[str, Any]:
         """Shares of the time since the last line, of the rank that waited longest for views."""
@@ -99,12 +119,30 @@ class Meter:
         dist.all_gather(every, own)
         return [one.tolist() for one in every]
 
-    def _averaged(self, terms: LossTerms) -> list[float]:
+    def _averaged(self, terms: LossTerms) -> dict[str, float]:
+        """The means over all ranks, of the last step; no numbers where it was skipped."""
         values = torch.stack([terms.total, terms.contrastive, terms.invariance, terms.accuracy])
         if self._world.size > 1:
             dist.all_reduce(values)
             values /= self._world.size
-        return [float(value) for value in values.tolist()]
+        names = ("loss", "contrastive", "invariance", "accuracy")
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def _collect_skipped_steps(self, plan: Plan) -> None:
+        """Learn which steps were skipped, and whom they had: the same on every rank."""
+        found = self._skipped.read()
+        self._in_a_row = found.in_a_row
+        for step in found.steps:
+            self.skipped_steps[step] = plan.sampler.batch(step)[1].tolist()
+
+    def _spread(self, terms: LossTerms) -> dict[str, float]:
+        """How far apart the global batch's embeddings are; nothing where they are not finite."""
+        if terms.embeddings is None:
+            return {}
+        embeddings = all_gather_with_gradient(terms.embeddings)
+        figures = torch.stack([embedding_std(embeddings), rank_me(embeddings)]).tolist()
+        named = zip(("embedding_std", "rank_me"), figures, strict=True)
+        return {name: value for name, value in named if math.isfinite(value)}
 
     def _collect_bad_samples(self, budget: int) -> None:
         """Learn of the bad samples of all ranks; too many end the run, on every rank alike."""

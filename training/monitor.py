@@ -6,12 +6,9 @@ other; their centre crops go through the online encoder in evaluation mode, whic
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from torch import nn
 
 from evaluation.features import extract_features
@@ -20,17 +17,27 @@ from pipeline.loader import evaluation_views
 from pipeline.rng import Stream, random_words
 from pipeline.shards import Shards
 from training.config import TrainConfig
-from training.launch import PATIENCE_SECONDS, World
+from training.launch import World
 
 _MAX_SAMPLES = 5_000  # enough for a trend; seconds of a GPU's time at 224 pixels
 _MIN_SAMPLES = 21  # each needs 20 neighbours
 
 
 class KnnMonitor:
-    """Measures on rank 0, while the others wait for it, longer than they would in a step."""
+    """Measures on rank 0, while the others wait at their next collective.
 
-    def __init__(self, shards: Shards, config: TrainConfig, world: World) -> None:
+    `fail` is told of an error.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        config: TrainConfig,
+        world: World,
+        fail: Callable[[Exception], object],
+    ) -> None:
         self._shards, self._config, self._world = shards, config, world
+        self._fail = fail
         labelled = np.flatnonzero(shards.labels >= 0)
         words = random_words(
             seed=0,
@@ -42,28 +49,25 @@ class KnnMonitor:
         )
         chosen = np.argsort(words[:, 0, 0], kind="stable")[:_MAX_SAMPLES]
         self._ids = np.sort(labelled[chosen])
-        self._waiting: Any = None
-        if world.size > 1 and config.monitor_every:
-            self._waiting = dist.new_group(
-                backend="gloo", timeout=timedelta(seconds=PATIENCE_SECONDS)
-            )
 
     def due(self, step: int, steps_per_epoch: int, *, last: bool) -> bool:
         """Whether to measure after so many completed steps; the same on every rank."""
         every = self._config.monitor_every * steps_per_epoch
         return len(self._ids) >= _MIN_SAMPLES and every > 0 and (last or step % every == 0)
 
-    def measure(self, encoder: nn.Module) -> dict[str, float]:
-        """Return {"knn_top1": percent} of the encoder as it is, {} on other ranks than 0.
+    def measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
+        """Return {"knn_top1": percent} of the encoder as it is; `bad_samples` gets those it met.
 
-        Called on every rank; all return when rank 0 is done.
+        An error goes to `fail`, and nothing is returned: the run is to be saved, as after an error
+        of its own loader.
         """
-        found = self._measured(encoder) if self._world.is_main else {}
-        if self._waiting is not None:
-            dist.all_reduce(torch.zeros(()), group=self._waiting)
-        return found
+        try:
+            return self._measure(encoder, bad_samples)
+        except Exception as error:
+            self._fail(error)
+            return {}
 
-    def _measured(self, encoder: nn.Module) -> dict[str, float]:
+    def _measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
         with evaluation_views(
             self._shards,
             size=self._config.recipe.large_size,
@@ -72,7 +76,10 @@ class KnnMonitor:
             sample_ids=self._ids,
             device=self._world.device,
         ) as views:
-            features, labels = extract_features(encoder, views, self._world.device)
+            try:
+                features, labels = extract_features(encoder, views, self._world.device)
+            finally:
+                bad_samples |= views.bad_by_id
         known = labels >= 0  # a bad sample may have been replaced by an unlabelled one
         config = KnnConfig(k=20, more_k=())
         device = self._world.device

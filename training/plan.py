@@ -65,10 +65,26 @@ class Plan:
                 f"global_batch_size={batch} cannot be divided among {size} processes; "
                 f"--set global_batch_size to a multiple of {size}"
             )
-        candidates = batch if config.loss.negatives == "global" else batch // size
-        check_negatives(max(config.loss.num_negatives, 1), candidates)
+        part = self._part(config, batch // size, size)
+        candidates = part * size if config.loss.negatives == "global" else part
+        # At least one other candidate is also what BatchNorm needs.
+        try:
+            check_negatives(max(config.loss.num_negatives, 1), candidates)
+        except ValueError as error:
+            lower = "" if config.accumulate == 1 else f", or lower accumulate={config.accumulate}"
+            raise ValueError(f"{error}{lower}") from None
         check_local_batch(config.recipe, batch // size)
         num_pairs(config.recipe.num_views, config.recipe.num_large, config.loss)
+
+    def _part(self, config: TrainConfig, local_batch: int, size: int) -> int:
+        """Samples of one process in each part of a batch."""
+        if local_batch % config.accumulate:
+            raise ValueError(
+                f"accumulate={config.accumulate} does not divide the {local_batch} samples that "
+                f"each of {size} process(es) has of global_batch_size={config.global_batch_size}; "
+                f"--set global_batch_size to a multiple of {config.accumulate * size}"
+            )
+        return local_batch // config.accumulate
 
 
 def sampler_of(config: TrainConfig, shards: Shards) -> Sampler:

@@ -3,15 +3,17 @@
 OUT/config.json          resolved configuration, data set, versions, machine
 OUT/metrics.jsonl        one JSON object for each logged step, and for each kNN measurement
 OUT/bad_samples.json     samples that were replaced since they cannot be decoded: id -> name, fault
-OUT/tensorboard/         the same for TensorBoard
+OUT/skipped_steps.json   steps that were not finite and changed nothing: step -> its sample ids
+OUT/tensorboard/         metrics.jsonl for TensorBoard
 OUT/checkpoint-*.pt      model/checkpoint.py
 OUT/encoder.pt           the encoder alone, at the end
-OUT/.lock, ended.json    training/runlock.py, training/torchrun.py
+OUT/encoder-*.pt         the encoder alone, at milestones
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -19,18 +21,21 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from model.collapse import collapse_warning
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from training.config import TrainConfig, differences, from_dict, to_dict
 from training.launch import World
-from training.runlock import LOCK_NAME
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 BAD_SAMPLES_NAME = "bad_samples.json"
+SKIPPED_STEPS_NAME = "skipped_steps.json"
+_IDS_IN_A_LINE = 16  # of a skipped step; the file has all of them
 _PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
 
 
@@ -41,13 +46,25 @@ class RunLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._out = out
-        self._bad = _read_bad_samples(out / BAD_SAMPLES_NAME)
+        self.bad_samples = _read_listed(out / BAD_SAMPLES_NAME)  # by sample id
+        # Counted from 1 in the file, as completed steps are; those done again are judged again.
+        listed = _read_listed(out / SKIPPED_STEPS_NAME)
+        self.skipped_steps = {step - 1: ids for step, ids in listed.items() if step <= start_step}
+        if len(self.skipped_steps) < len(listed):
+            self._write_skipped_steps()
         self._path = out / "metrics.jsonl"
-        _keep_until(self._path, start_step)
+        logged = _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
         # purge_step hides what TensorBoard already has of steps that are done again.
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
         self._progress = ProgressLine(start_step=start_step, total_steps=total_steps, name=name)
+        self._collapse_is_told = False
+        if logged > start_step:
+            found = f"of step {start_step}" if start_step else "none"
+            self.say(
+                f"the run had come to step {logged}, and the newest whole checkpoint in {out} is "
+                f"{found}: the steps since are done again"
+            )
 
     def write(self, step: int, **values: Any) -> None:
         """Record values of a step (completed steps so far) and show them."""
@@ -58,17 +75,35 @@ class RunLog:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
         self._progress.show(step, values)
+        collapse = collapse_warning(values.get("embedding_std", math.inf))
+        if collapse and not self._collapse_is_told:
+            self._collapse_is_told = True
+            self.say(f"step {step}: {collapse}")
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
         """Say which samples have turned out bad since the last call, and keep the whole list."""
-        new = {i: text for i, text in bad.items() if i not in self._bad}
+        new = {i: text for i, text in bad.items() if i not in self.bad_samples}
         if not new:
             return
         for line in bad_lines(new):
             self.say(f"replaced: {line}")
-        self._bad |= new
-        listed = {str(i): self._bad[i] for i in sorted(self._bad)}
+        self.bad_samples |= new
+        listed = {str(i): self.bad_samples[i] for i in sorted(self.bad_samples)}
         _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
+
+    def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
+        """Say which steps have been skipped since the last call, and keep the whole list."""
+        new = {step: ids for step, ids in skipped.items() if step not in self.skipped_steps}
+        if not new:
+            return
+        for step, ids in new.items():
+            listed = ", ".join(map(str, ids[:_IDS_IN_A_LINE]))
+            listed += f" and {len(ids) - _IDS_IN_A_LINE} more" * (len(ids) > _IDS_IN_A_LINE)
+            self.say(
+                f"skipped: step {step + 1}, its loss or a gradient was not finite; samples {listed}"
+            )
+        self.skipped_steps |= new
+        self._write_skipped_steps()
 
     def advance(self, step: int) -> None:
         """Show that a step is done, without its values: nothing is asked of the device."""
@@ -77,6 +112,10 @@ class RunLog:
     def say(self, line: str) -> None:
         """Print a line above the progress line."""
         self._progress.say(line)
+
+    def _write_skipped_steps(self) -> None:
+        by_step = {str(step + 1): self.skipped_steps[step] for step in sorted(self.skipped_steps)}
+        _write_atomically(self._out / SKIPPED_STEPS_NAME, json.dumps(by_step) + "\n")
 
     def close(self) -> None:
         self._progress.close()
@@ -93,10 +132,16 @@ class RunLog:
 class SilentLog:
     """The log of a rank that has none to write."""
 
+    bad_samples: Mapping[int, str] = MappingProxyType({})
+    skipped_steps: Mapping[int, list[int]] = MappingProxyType({})
+
     def write(self, step: int, **values: Any) -> None:
         """Record nothing."""
 
     def keep_bad_samples(self, bad: Mapping[int, str]) -> None:
+        """Keep nothing."""
+
+    def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
         """Keep nothing."""
 
     def advance(self, step: int) -> None:
@@ -202,7 +247,7 @@ def check_same_run(out: Path, config: TrainConfig, manifest: Manifest) -> None:
     path = out / "config.json"
     _check_writable(out)
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(p.name != LOCK_NAME for p in out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} exists and is not a run directory; give another --out")
         return
     if not any(out.glob("checkpoint-*.pt")):  # nothing to resume: the settings may be corrected
@@ -234,27 +279,35 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint."""
+def _keep_until(path: Path, step: int) -> int:
+    """Drop the lines of steps after `step`: a killed run may have logged beyond its checkpoint.
+
+    Returns:
+        The last step that was logged; 0 without any.
+    """
     if not path.exists():
-        return
-    lines = []
+        return 0
+    lines, last = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # a line cut off by a kill
             continue
-        if isinstance(record, dict) and record.get("step", step + 1) <= step:
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            continue
+        last = max(last, record["step"])
+        if record["step"] <= step:
             lines.append(line)
     _write_atomically(path, "".join(line + "\n" for line in lines))
+    return last
 
 
-def _read_bad_samples(path: Path) -> dict[int, str]:
-    """What the run knew before it was stopped."""
+def _read_listed(path: Path) -> dict[int, Any]:
+    """What the run knew before it was stopped, by number."""
     if not path.exists():
         return {}
     listed = json.loads(path.read_text(encoding="utf-8"))
-    return {int(sample_id): text for sample_id, text in listed.items()}
+    return {int(number): known for number, known in listed.items()}
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -285,6 +338,8 @@ def _described(values: dict[str, Any]) -> str:
         parts.append(f"limited by {values['bottleneck']}")
     if values.get("bad_samples"):
         parts.append(f"bad samples {values['bad_samples']}")
+    if values.get("skipped_steps"):
+        parts.append(f"skipped steps {values['skipped_steps']}")
     if "knn_top1" in values:
         parts.append(f"kNN {values['knn_top1']:.1f} %")
     return "  ".join(parts)

@@ -12,6 +12,7 @@ from bench.certificate.step_clock import StepClock, step_clock
 from bench.certificate.trainee import Trainee
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader
+from pipeline.loader.watchdog import Stalled
 from pipeline.stats import LoaderStats
 
 FULL, SYNTHETIC = "FULL", "SYNTHETIC"
@@ -70,6 +71,7 @@ class Counter:
             self._clock.mark()
         seconds = self._clock.take()  # waits for the device, so that the loader's events are past
         after = loader.stats()
+        self._trainee.finish_saving()  # what one block writes is no burden of the next
         return Block(
             kind=kind,
             seconds=seconds,
@@ -84,7 +86,12 @@ class Counter:
 
 
 def wait_until_asleep(loader: MultiCropLoader) -> None:
-    """Wait until no stage is at work, because all queues are full; at most a minute."""
+    """Wait until no stage is at work, because all queues are full.
+
+    Raises:
+        Stalled: they are not full after a minute: SYNTHETIC would share the machine with the
+            loader, and flatter FULL.
+    """
     deadline = time.monotonic() + _PATIENCE
     busy = _busy(loader.stats())
     while time.monotonic() < deadline:
@@ -92,6 +99,10 @@ def wait_until_asleep(loader: MultiCropLoader) -> None:
         before, busy = busy, _busy(loader.stats())
         if busy == before:
             return
+    raise Stalled(
+        f"the loader still works after {_PATIENCE:.0f} s without a step: it is too slow to be "
+        "certified; `python -m bench ladder` names the stage"
+    )
 
 
 def _busy(stats: LoaderStats) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 import torch.distributed as dist
 
 from bench.certificate.cores import Cores, divide, model_cores
@@ -101,6 +102,12 @@ def run(world: World, request: CertificateRequest, schedule: Schedule) -> int:
         if world.is_main:
             _write(request, schedule, ranks, cores.note)
         return 0
+    except torch.OutOfMemoryError as error:
+        click.echo(
+            f"Error: {error}. Give the GPUs of the run (--gpus), or --set global_batch_size lower",
+            err=True,
+        )
+        return 2
     except (ValueError, OSError, Diverged, TooManyBadSamples, Stalled) as error:
         click.echo(f"Error: {error}", err=True)
         return 2

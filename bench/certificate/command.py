@@ -55,7 +55,8 @@ def certificate_command(
 ) -> None:
     """PASS or FAIL: is the model, as `train.py` trains it, ever starved by the loader?
 
-    Exit status: 0 PASS; 1 FAIL, or INCOMPLETE where --steps are too few to say; 2 refused.
+    Exit status: 0 PASS; 1 FAIL, or INCOMPLETE where --steps are too few or the machine too
+    noisy to say; 2 refused.
     """
     with refusing():
         config = apply_settings(load_preset(preset), settings)

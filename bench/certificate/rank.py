@@ -31,7 +31,8 @@ from bench.certificate.trainee import Trainee, number_kept, own
 from bench.harness import tell
 from model.distributed import barrier
 from pipeline.batch import MultiCropBatch
-from pipeline.loader import MultiCropLoader
+from pipeline.loader import AHEAD, MultiCropLoader
+from pipeline.readahead import Share, upcoming
 from pipeline.shards import ReadMemory, Shards
 from training.config import TrainConfig
 from training.launch import World
@@ -67,7 +68,7 @@ class Rank:
     def measure(self, files: list[Path]) -> dict[str, Any]:
         """Measure everything; `files` are those that the shards are read from."""
         self._take_turns()
-        reading = self._reading_alone()
+        reading = self._reading_alone(files)
         cold = self._cold_pass(files)
         return {
             "rank": self._world.rank,
@@ -126,21 +127,36 @@ class Rank:
             )
         return block
 
-    def _reading_alone(self) -> dict[str, float]:
-        """Read batches of this rank in the order of the training, and nothing else."""
+    def _reading_alone(self, files: list[Path]) -> dict[str, float]:
+        """Read batches of this rank as the loader's first stage does, hints and all, from the disk.
+
+        What FULL has read lies in memory, and would say nothing of the disk.
+        """
         self._tell("reading alone")
+        stayed = page_cache.drop(files) if self._world.local_rank == 0 else 0.0
         barrier()
-        memory, images, seconds = ReadMemory(), 0, 0.0
-        first = self._schedule.start_step
-        for step in range(first, first + _IO_BATCHES):
-            ids = self._plan.sampler.batch(step)[1][self._world.rank :: self._world.size]
-            start = time.perf_counter()
+        sampler, memory = self._plan.sampler, ReadMemory()
+        share = Share(
+            rank=self._world.rank,
+            world_size=self._world.size,
+            local_size=self._world.local_size,
+        )
+        # from the start of an epoch, and no longer: the next would find its samples in memory
+        first = -(-self._schedule.start_step // sampler.steps_per_epoch) * sampler.steps_per_epoch
+        steps = range(first, first + min(_IO_BATCHES, sampler.steps_per_epoch))
+        images, start = 0, time.perf_counter()
+        for step in steps:
+            self._shards.expect(upcoming(sampler, step, steps=steps, ahead=AHEAD, share=share))
+            ids = share.of(sampler.batch(step)[1])
             self._shards.read(ids, memory)
-            seconds += time.perf_counter() - start
             images += len(ids)
-            if seconds > _IO_SECONDS:
+            if time.perf_counter() - start > _IO_SECONDS:
                 break
-        return {"images": images, "seconds": seconds}
+        return {
+            "images": images,
+            "seconds": time.perf_counter() - start,
+            "pages_stayed": stayed,
+        }
 
     def _cold_pass(self, files: list[Path]) -> dict[str, float]:
         """The first pass over data that no page cache holds, beside a block of SYNTHETIC."""

@@ -90,7 +90,9 @@ def _noise(ranks: Sequence[Rank]) -> str:
 
 def _reading(ranks: Sequence[Rank]) -> str:
     images = sum(rank["reading"]["images"] / rank["reading"]["seconds"] for rank in ranks)
-    return f"{images:.0f} images/s read"
+    stayed = max(rank["reading"]["pages_stayed"] for rank in ranks)
+    warm = f"; NOT from the disk: {stayed:.0%} of the pages stayed in memory"
+    return f"{images:.0f} images/s from the disk" + (warm if stayed > _STAYED else "")
 
 
 def _disk(rank: Rank) -> str:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import train
+from bench.harness import tell
+from model.guard import Guard
 from pipeline.batch import MultiCropBatch
 from training.config import TrainConfig
 from training.launch import World
@@ -21,7 +23,9 @@ class Trainee:
 
     def __init__(self, config: TrainConfig, plan: Plan, world: World, folder: Path) -> None:
         self.model, self.optimizer = train.build(config, world)
-        self._config, self._plan, self._world, self._folder = config, plan, world, folder
+        self._guard = Guard(self.model, remembered=config.log_every)
+        self._writer = train.open_writer(folder, config, plan, world, tell, _raise)
+        self._config, self._plan, self._world = config, plan, world
         self._done = 0
 
     def step(self, step: int, batch: MultiCropBatch) -> None:
@@ -31,7 +35,14 @@ class Trainee:
             ValueError: the loss is no number.
         """
         terms = train.train_step(
-            self.model, self.optimizer, batch, self._config, self._plan, step, self._world
+            self.model,
+            self.optimizer,
+            batch,
+            self._config,
+            self._plan,
+            step,
+            self._world,
+            self._guard,
         )
         self._done += 1
         if self._done % self._config.log_every == 0 and not math.isfinite(float(terms.total)):
@@ -41,8 +52,16 @@ class Trainee:
             )
 
     def save(self) -> None:
-        """Write a checkpoint as the training does; the folder keeps as many as the settings say."""
-        train.save(self._folder, self._done, self.model, self.optimizer, self._config, self._world)
+        """Save a checkpoint as the training does; the folder keeps as many as the settings say."""
+        self._writer.save(self._done, self.model, self.optimizer)
+
+    def finish_saving(self) -> None:
+        """Wait until it is written."""
+        self._writer.wait()
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def number_kept(batch: MultiCropBatch, most: int) -> int:

@@ -68,7 +68,9 @@ class _Block:
 
     def come_back(self) -> None:
         if self._free is not None:
-            self._free.record(torch.cuda.current_stream(self._memory.device))
+            stream = torch.cuda.current_stream(self._memory.device)
+            self._free.record(stream)
+            self._memory.record_stream(stream)  # if it is let go, the allocator waits for it too
 
     def wait(self) -> None:
         if self._free is not None:

@@ -32,6 +32,7 @@ from pipeline.shards import Shards
 from pipeline.stats import Beat, LoaderClock, no_beat
 
 __all__ = [
+    "AHEAD",
     "LoaderConfig",
     "MultiCropLoader",
     "evaluation_views",
@@ -39,7 +40,7 @@ __all__ = [
     "training_views",
 ]
 
-_AHEAD = 4  # steps that the kernel is asked for the bytes of, before they are read
+AHEAD = 4  # steps that the kernel is asked for the bytes of, before they are read
 DECODERS = ("auto", "turbojpeg", "dali", "dali-gpu")
 
 
@@ -213,7 +214,7 @@ def training_views(
     share = Share(rank=rank, world_size=world_size, local_size=local_size)
 
     def expected(step: int) -> Ids:
-        return upcoming(sampler, step, steps=steps, ahead=_AHEAD, share=share)
+        return upcoming(sampler, step, steps=steps, ahead=AHEAD, share=share)
 
     feeding = _Feeding(recipe=recipe, config=config, device=device)
     return feeding.loader(shards, batch, params, expected, steps, dtype)
@@ -243,11 +244,14 @@ def evaluation_views(
     def params(_: int, rows: Ids) -> ViewParams:
         return centre_view_params(shards.heights[rows], shards.widths[rows])
 
+    def expected(step: int) -> Ids:
+        """The batch AHEAD steps later, and at the first step all up to it."""
+        first = step + AHEAD if step else 0
+        return ids[first * batch_size : (step + AHEAD + 1) * batch_size]
+
     feeding = _Feeding(recipe=recipe, config=config, device=device)
     steps = range(-(-len(ids) // batch_size))
-    return feeding.loader(
-        shards, batch, params, lambda step: batch(step + _AHEAD)[1], steps, torch.float32
-    )
+    return feeding.loader(shards, batch, params, expected, steps, torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

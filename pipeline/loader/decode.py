@@ -57,8 +57,9 @@ class BadSamples:
     def add(self, sample_id: int, reason: str) -> None:
         with self._lock:
             self.reasons[sample_id] = reason
-            if len(self.reasons) > self._budget:
-                raise TooManyBadSamples(too_many(self.described(), self._budget))
+            spent = len(self.reasons) > self._budget
+        if spent:
+            raise TooManyBadSamples(too_many(self.described(), self._budget))
 
     def add_rows(self, sample_ids: Ids, faults: Mapping[int, str]) -> None:
         """Add the samples of some rows."""
@@ -67,7 +68,9 @@ class BadSamples:
 
     def described(self) -> dict[int, str]:
         """The original name and what is wrong, by sample id."""
-        return {i: f"{self._shards.key(i)}: {reason}" for i, reason in self.reasons.items()}
+        with self._lock:  # others may add while this one reads
+            reasons = dict(self.reasons)
+        return {i: f"{self._shards.key(i)}: {reason}" for i, reason in reasons.items()}
 
 
 def too_many(bad: Mapping[int, str], budget: int) -> str:

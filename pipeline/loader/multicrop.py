@@ -43,9 +43,13 @@ from pipeline.stats import LoaderClock, LoaderStats, StageClock
 # more, memory only grows.
 _NUM_SLOTS = 3
 _POLL = 0.5  # seconds that the consumer waits before it asks the watchdog
-_PATIENCE = (
-    30.0  # seconds for a thread to end the batch that it has in hand, when the loader closes
-)
+# Seconds for a thread to end the batch that it has in hand, when the loader closes; and when it
+# closes in haste.
+_PATIENCE, _SHORT_PATIENCE = 30.0, 2.0
+
+
+class GaveUp(Exception):
+    """The consumer does not want to wait any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ class _Stages:
 
     def _read(self, step: int) -> _Encoded:
         memory = self.memories.acquire()
-        epoch, ids = self.batch(step)
         with self.clock.read.working(step):
+            epoch, ids = self.batch(step)  # at an epoch's start all its samples are sorted
             self.shards.expect(self.expected(step))
             encoded = read_batch(
                 self.shards, self.bad, sample_ids=ids, memory=memory, beat=self.clock.read.beat
@@ -223,19 +227,27 @@ class MultiCropLoader:
         return len(self._stages.steps)
 
     def __iter__(self) -> Iterator[MultiCropBatch]:
+        return self.batches()
+
+    def batches(self, give_up: Callable[[], bool] = bool) -> Iterator[MultiCropBatch]:
+        """Iterate; `give_up` is asked now and then while views are waited for.
+
+        Raises:
+            GaveUp: it said yes. Whoever was told to stop should not wait for a disk that hangs.
+        """
         for _ in self._stages.steps:
             self._asked += 1
             self._filled += len(self._stages.views)
             with self._waiting.measure():
-                batch = self._next()
+                batch = self._next(give_up)
                 self._waiting.until_ready(batch)
             self._images += len(batch.labels)
             yield replace(batch, ready=None)
         self.close()
 
-    def _next(self) -> MultiCropBatch:
+    def _next(self, give_up: Callable[[], bool]) -> MultiCropBatch:
         try:
-            item = self._watched()
+            item = self._watched(give_up)
         except ChannelClosed:
             raise RuntimeError("this loader is closed; make a new one to iterate again") from None
         if not isinstance(item, _Failure):
@@ -248,8 +260,8 @@ class MultiCropLoader:
             f"{type(item.error).__name__}: {item.error}"
         ) from item.error
 
-    def _watched(self) -> MultiCropBatch | _Failure:
-        """Take views, and look every now and then whether any will come."""
+    def _watched(self, give_up: Callable[[], bool]) -> MultiCropBatch | _Failure:
+        """Take views, and look every now and then whether any will come, and are still wanted."""
         while True:
             try:
                 return self._stages.views.get(timeout=_POLL)
@@ -259,6 +271,9 @@ class MultiCropLoader:
                 except Stalled:
                     self._patience = 0.0  # a thread that hangs is left behind
                     raise
+                if give_up():
+                    self._patience = _SHORT_PATIENCE  # it may hang, or only be slow
+                    raise GaveUp from None
 
     @property
     def bad_samples(self) -> list[str]:

@@ -5,6 +5,7 @@ Shapes: B samples, R ranges, all of one file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -44,9 +45,11 @@ def coalesced(offsets: Ids, sizes: Ids, gap: int) -> tuple[Ids, Ids]:
 def advise(file: int, starts: Ids, lengths: Ids) -> None:
     """Ask the kernel to read ranges [R] of an open file; it does so while we do other things.
 
-    A hint only: what is not read in time is read when it is needed.
+    A hint only: what is not read in time is read when it is needed, and what the file system says
+    against it (some have no readahead) is not listened to.
     """
     for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         for piece in range(start, start + length, PIECE):
             size = min(PIECE, start + length - piece)
-            os.posix_fadvise(file, piece, size, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(file, piece, size, os.POSIX_FADV_WILLNEED)

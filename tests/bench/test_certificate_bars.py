@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from bench.certificate.bars import BARS, FAIL, INCOMPLETE, PASS, judge, judge_tail, verdict
+from bench.certificate.bars import (
+    BARS,
+    FAIL,
+    INCOMPLETE,
+    PASS,
+    TOO_NOISY,
+    judge,
+    judge_tail,
+    verdict,
+)
 
 BY_KEY = {bar.key: bar for bar in BARS}
 TAIL = BY_KEY["p99_over_p50"]
@@ -50,15 +59,17 @@ def test_a_tail_of_too_few_steps_is_not_judged():
         (1.04, 1.01, 1.03, PASS),
         (1.06, 1.01, 1.04, FAIL),  # SYNTHETIC is calm, so FULL's tail is the loader's
         (1.06, 1.05, 1.00, FAIL),  # on the bar is not above it
-        (1.40, 1.30, 1.05, PASS),  # may be no worse than what never waits
+        (1.35, 1.30, 1.00, PASS),  # 1.04 times SYNTHETIC's, which never waits
+        (1.20, 1.30, 0.90, PASS),
+        (1.40, 1.30, 1.05, TOO_NOISY),  # 1.08 times, and noise may have made that of 1.05
         (1.40, 1.30, 1.06, FAIL),
     ],
 )
 def test_the_tail_of_a_noisy_machine_is_judged_against_synthetic(full, synthetic, least, result):
     line = judge_tail(TAIL, full, synthetic, (full / synthetic, least), steps=500)
     assert line.result == result
-    assert line.value == (least if synthetic > 1.05 else full)
-    assert ("too noisy" in line.note) == (synthetic > 1.05)
+    assert line.value == (full / synthetic if synthetic > 1.05 else full)
+    assert ("above the bar without any loader" in line.note) == (synthetic > 1.05)
     assert f"SYNTHETIC {synthetic:.3f}" in line.note
 
 
@@ -71,4 +82,6 @@ def test_the_verdict_is_that_of_the_worst_line():
     cold = {"cold_full_over_synthetic": "reported"}
     assert verdict(lines(**cold)) == PASS
     assert verdict(lines(**cold, p99_over_p50="needs 500 steps")) == INCOMPLETE
+    assert verdict(lines(**cold, p99_over_p50=TOO_NOISY)) == INCOMPLETE
+    assert verdict(lines(**cold, p99_over_p50=TOO_NOISY, occupancy=FAIL)) == FAIL
     assert verdict(lines(**cold, p99_over_p50="needs 500 steps", occupancy=FAIL)) == FAIL

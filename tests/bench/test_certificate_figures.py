@@ -42,7 +42,7 @@ def rank(number=0, *, full=0.1, **of_full):
         "rank": number,
         "images_per_step": 8,
         "blocks": blocks,
-        "reading": {"images": 800, "seconds": 1.0},
+        "reading": {"images": 800, "seconds": 1.0, "pages_stayed": 0.0},
         "cold": {"disk_bytes_per_second": 2e8, "disk_bytes": 1e8, "pages_stayed": 0.0},
     }
 
@@ -105,7 +105,7 @@ def test_the_tail_is_over_all_blocks_of_a_kind():
 
 def test_the_worst_rank_counts_in_every_line():
     poor = rank(1, full=0.2, waiting=0.4, filled=4, read=0.7)
-    poor["reading"] = {"images": 100, "seconds": 1.0}
+    poor["reading"] = {"images": 100, "seconds": 1.0, "pages_stayed": 0.9}
     result = report([rank(), poor], schedule_of(8))
     values = {line["key"]: line["value"] for line in result["lines"]}
     assert values["full_over_synthetic"] == pytest.approx(0.5)
@@ -124,9 +124,10 @@ def test_a_good_run_of_too_few_steps_is_incomplete_and_one_of_enough_passes():
 
 def test_a_pass_that_was_not_cold_says_so():
     warm = rank()
-    warm["cold"]["pages_stayed"] = 0.9
+    warm["cold"]["pages_stayed"] = warm["reading"]["pages_stayed"] = 0.9
     notes = {line["key"]: line["note"] for line in report([warm], schedule_of(8))["lines"]}
     assert "not cold: 90% of the pages stayed" in notes["cold_full_over_synthetic"]
+    assert "NOT from the disk: 90% of the pages stayed" in notes["io_over_demand"]
 
 
 def test_the_text_names_every_line_the_control_and_the_bottleneck():

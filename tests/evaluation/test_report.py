@@ -112,6 +112,16 @@ def test_curves_draw_what_was_recorded_and_skip_what_is_no_number() -> None:
     assert "35" in page.words  # the last kNN accuracy
 
 
+def test_curves_show_how_far_apart_embeddings_are() -> None:
+    metrics = [line(1, embedding_std=0.9, rank_me=120.0), line(2, embedding_std=0.03, rank_me=1.5)]
+    section = curves_section(metrics)
+    page = Page(section.body)
+    for shown in ("Spread of embeddings", "std; 1: even, 0: collapsed", "0.03", "RankMe", "1.5"):
+        assert shown in page.words
+    assert "embedding std" not in page.words  # it has a place of its own
+    assert 'aria-label="RankMe over step: dimensions from 120 to 1.5' in section.body
+
+
 def test_throughput_tells_median_and_waiting_time() -> None:
     metrics = [line(i, images_per_second=100.0 + i, wait_share=0.02 * i) for i in (1, 2, 3)]
     section = throughput_section(metrics)

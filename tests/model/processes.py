@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before a group exists: see training/launch.py
 import torch.multiprocessing as mp
 
 

@@ -113,6 +113,46 @@ def test_parameters_without_a_gradient_stay_and_get_no_state():
     assert list(optimizer.state) == [model[3].bias]
 
 
+def test_layouts_of_gradients_and_momentum_do_not_matter():
+    """Kernels go through memory; a gradient may lie in it otherwise than its weight."""
+    weights = [nn.Parameter(torch.randn(4, 3, 2, 2, dtype=torch.float64)) for _ in range(2)]
+    with torch.no_grad():
+        weights[1].copy_(weights[0])
+    last = nn.Parameter(weights[1].detach().to(memory_format=torch.channels_last))
+    optimizers = [LARS([weight], lr=0.5) for weight in (weights[0], last)]
+    for _ in range(2):
+        gradient = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+        weights[0].grad = gradient
+        last.grad = gradient.clone()  # contiguous
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(weights[0], last, rtol=1e-12, atol=1e-12)
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))  # contiguous momentum
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(weights[0], last, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lars", "adamw"])
+def test_no_bit_changes_while_found_inf_is_1(name):
+    model = network()
+    optimizer = make_optimizer(model, OptimizerConfig(name=name, weight_decay=0.1))
+    first, second = draw_gradients(model, 2)
+    run(model, optimizer, [first], [0.5])
+    before = copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
+    optimizer.found_inf = torch.ones(())
+    second[0].fill_(math.nan)
+    run(model, optimizer, [second], [0.5])
+    for old, new in zip(before[0].values(), model.state_dict().values(), strict=True):
+        assert torch.equal(old, new)
+    for number, old in before[1].items():
+        for key, value in old.items():
+            assert torch.equal(value, optimizer.state_dict()["state"][number][key]), key
+    optimizer.found_inf = torch.zeros(())
+    run(model, optimizer, [first], [0.5])
+    assert not torch.equal(before[0]["0.weight"], model[0].weight)
+
+
 def test_gradients_are_left_as_they_were():
     model = network()
     optimizer = make_optimizer(model, OptimizerConfig())

@@ -100,6 +100,20 @@ def test_decay_one_and_zero_are_exact():
         assert torch.equal(parameter, model.online.get_parameter(name))
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.996, 1.0])
+def test_target_under_a_guard_moves_alike_or_not_at_all(decay):
+    plain, guarded, kept = make_model(), make_model(), make_model()
+    plain.update_target(decay)
+    guarded.update_target(decay, found_inf=torch.zeros(()))
+    for one, other in zip(plain.target.parameters(), guarded.target.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    with torch.no_grad():
+        kept.online.encoder.conv1.weight.fill_(torch.nan)
+    kept.update_target(decay, found_inf=torch.ones(()))
+    for one, other in zip(kept.target.parameters(), make_model().target.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_target_keeps_its_own_batchnorm_statistics():
     model = make_model()
     model.embed_online(views())

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model import distributed
 from model.distributed import (
     all_gather_with_gradient,
-    average_gradients,
     broadcast_parameters,
     synchronise_batchnorm,
 )
+from model.guard import Guard
 from model.lars import OptimizerConfig, make_optimizer
 from model.loss import LossConfig
+from model.reduction import FlatGradients
 from model.relicv2 import ReLICv2, ReLICv2Config
 from model.resnet import ResNetConfig
 from model.step import backward
@@ -65,17 +65,20 @@ def loss_config(form: str, negatives: str, stop: str) -> LossConfig:
     return LossConfig(kl_form=form, negatives=negatives, stop_gradient=stop)
 
 
-def batchnorm_case(x: Tensor, weights: Tensor, module: nn.Module) -> dict[str, Tensor]:
+def batchnorm_case(
+    x: Tensor, weights: Tensor, module: nn.Module, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Run a module forward and backward on this rank's rows of x."""
-    x = x.clone().requires_grad_()
+    x, module = x.to(device, copy=True).requires_grad_(), module.to(device)
     output = module(x)
-    (output * weights).sum().backward()
-    return {
+    (output * weights.to(device)).sum().backward()
+    results = {
         "output": output.detach(),
         "to_input": x.grad,
         **{f"to_{name}": p.grad for name, p in module.named_parameters()},
         **dict(module.named_buffers()),
     }
+    return {name: value.cpu() for name, value in results.items()}
 
 
 def batchnorm_module(dims: int, channels: int) -> nn.Module:
@@ -92,14 +95,22 @@ def batchnorm_input(dims: int) -> tuple[Tensor, Tensor]:
     return 3 * normal(*shape, seed=3) + 2, normal(*shape, seed=4)
 
 
-def synchronised_batchnorm(rank: int, size: int) -> dict[int, dict[str, Tensor]]:
+def synchronised_batchnorm(
+    rank: int, size: int, device: str = "cpu"
+) -> dict[int, dict[str, Tensor]]:
     return {
         dims: batchnorm_case(
             *(part[rank::size] for part in batchnorm_input(dims)),
             synchronise_batchnorm(batchnorm_module(dims, 3)),
+            device,
         )
         for dims in (2, 4)
     }
+
+
+def synchronised_batchnorm_on_cuda(rank: int, size: int) -> dict[int, dict[str, Tensor]]:
+    """Both processes share one GPU, so over gloo."""
+    return synchronised_batchnorm(rank, size, "cuda")
 
 
 def uneven_batchnorm(rank: int, size: int) -> dict[str, Tensor]:
@@ -127,26 +138,6 @@ def gathered(rank: int, size: int) -> dict[str, Tensor]:
     return {"together": together.detach(), "gradient": rows.grad}
 
 
-def averaged(rank: int, size: int) -> list[Tensor | None]:
-    """Mixed types, a channels-last gradient, one without gradient; several buckets."""
-    parameters = [
-        nn.Parameter(torch.zeros(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)),
-        nn.Parameter(torch.zeros(5, dtype=torch.float64)),
-        nn.Parameter(torch.zeros(7)),
-        nn.Parameter(torch.zeros(7)),
-        nn.Parameter(torch.zeros(())),
-    ]
-    for number, parameter in enumerate(parameters):
-        if number != 3:
-            steps = torch.arange(parameter.numel(), dtype=parameter.dtype)
-            parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.copy_((steps * (rank + 1)).view(parameter.shape) + number)
-    distributed._BUCKET_ELEMENTS, before = 8, distributed._BUCKET_ELEMENTS
-    average_gradients(parameters)
-    distributed._BUCKET_ELEMENTS = before
-    return [parameter.grad for parameter in parameters]
-
-
 def broadcast(rank: int, size: int) -> dict[str, Tensor]:
     module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
     module = module.to(memory_format=torch.channels_last)
@@ -167,10 +158,13 @@ def step_gradients(rank: int, size: int) -> list[dict[str, Any]]:
         negatives = draw_negatives(size, kind)[:, :, rank::size] if subsampled else None
         if negatives is not None and kind == "local":
             negatives = negatives // size
-        terms = backward(model, large, small, negatives, loss_config(form, kind, stop))
+        gradients = FlatGradients(model.online.parameters(), bucket_elements=1000)
+        config = loss_config(form, kind, stop)
+        terms = backward(model, large, small, negatives, config, gradients=gradients)
         results.append(
             {
                 "total": terms.total,
+                "averaged_total": gradients.loss,
                 "gradients": {n: p.grad for n, p in model.online.named_parameters()},
                 "buffers": dict(model.named_buffers()),
             }
@@ -187,12 +181,13 @@ def trained(rank: int, size: int) -> dict[str, Tensor]:
     model = synchronise_batchnorm(model)
     broadcast_parameters(model)
     optimizer = make_optimizer(model, OptimizerConfig(base_learning_rate=0.5))
+    guard = Guard(model, remembered=3)
     large, small = (views[:, rank::size].float() for views in make_views())
-    for _ in range(3):
-        optimizer.zero_grad()
-        backward(model, large, small, None, LossConfig(negatives="global"))
-        optimizer.step()
-        model.update_target(0.9)
+    config = LossConfig(negatives="global")
+    for step in range(3):
+        guard.begin()
+        backward(model, large, small, None, config, gradients=guard.gradients)
+        guard.update(optimizer, step, 0.9)
     return copy.deepcopy(model.state_dict())
 
 
@@ -203,7 +198,6 @@ def everything(rank: int, size: int) -> dict[str, Any]:
         far_from_zero,
         half_precision,
         gathered,
-        averaged,
         broadcast,
         step_gradients,
         trained,

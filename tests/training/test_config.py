@@ -88,6 +88,7 @@ def test_a_name_that_occurs_once_stands_for_its_path():
         ("seed=-1", "seed must lie in"),
         ("window_gigabytes=-1", "order.window_gigabytes must not be negative, got -1.0"),
         ("block_megabytes=0", "order.block_megabytes must be above zero, got 0.0"),
+        ("milestone_every=-1", "milestone_every must not be negative, got -1"),
         ("precision=float8", "unknown precision 'float8'"),
         ("gpu_decode_share=half", "gpu_decode_share takes a number or auto, got 'half'"),
         ("hw_decoder_load=2", "hw_decoder_load must lie in 0..1 or be auto, got 2.0"),

@@ -1,7 +1,9 @@
 """Processes: how many there are, and how they are told to stop."""
 
+import atexit
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +68,28 @@ def test_the_exit_status_of_a_process_is_that_of_the_run(statuses, expected):
         status_of_rank, device_type="cpu", size=len(statuses), arguments=arguments
     )
     assert status == expected
+
+
+def step_and_look_for_threads_at_the_end(world):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weight.sum().backward()
+    optimizer.step()
+    atexit.register(leave_with_number_of_gloo_threads)
+    return 0
+
+
+def leave_with_number_of_gloo_threads():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    os._exit(sum("gloo" in name for name in names))
+
+
+def test_no_thread_of_the_process_group_outlives_the_run():
+    """One that does may abort the process while the interpreter ends."""
+    status = run_processes(
+        step_and_look_for_threads_at_the_end, device_type="cpu", size=2, arguments=()
+    )
+    assert status == 0
 
 
 def test_the_allocator_of_glibc_takes_the_settings():

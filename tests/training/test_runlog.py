@@ -41,6 +41,27 @@ def test_steps_done_again_replace_the_lines_of_the_killed_run(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
 
 
+@pytest.mark.parametrize(("start", "found"), [(4, "of step 4"), (0, "none")])
+def test_steps_that_are_done_again_are_told(tmp_path, capsys, start, found):
+    log_steps(tmp_path, 0, range(1, 7))
+    assert "done again" not in capsys.readouterr().out
+    log_steps(tmp_path, start, range(start + 1, 9))
+    told = f"come to step 6, and the newest whole checkpoint in {tmp_path} is {found}: the steps"
+    assert told in capsys.readouterr().out
+    log_steps(tmp_path, 8, [])
+    assert "done again" not in capsys.readouterr().out
+
+
+def test_a_collapse_is_told_once(tmp_path, capsys):
+    with RunLog(tmp_path, start_step=0, total_steps=9, name="test") as log:
+        for step, spread in enumerate((0.9, 0.2, 0.05, 0.01), 1):
+            log.write(step, loss=1.0, embedding_std=spread, rank_me=3.0)
+    said = capsys.readouterr().out
+    assert said.count("WARNING: embeddings have collapsed") == 1
+    assert "step 3: WARNING: embeddings have collapsed: embedding_std is 0.05, below 0.1" in said
+    assert [line["embedding_std"] for line in lines(tmp_path)] == [0.9, 0.2, 0.05, 0.01]
+
+
 @pytest.fixture
 def manifest():
     return MemoryShards.from_images([textured_image(8, 8)]).manifest

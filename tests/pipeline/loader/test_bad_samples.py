@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 import torch
 
-from pipeline.loader.decode import TooManyBadSamples
+from pipeline.loader.decode import BadSamples, TooManyBadSamples
 from tests.pipeline.loader.loader_support import (
     CONFIG,
     assert_same,
@@ -137,3 +137,16 @@ def test_a_subsampling_without_a_name_is_decoded(monkeypatch, wrong_size):
     loader = views(shards_of(data), steps=3)
     assert_same(collected(loader), expected)
     assert len(loader.bad_samples) == wrong_size
+
+
+def test_a_sample_that_turns_out_bad_while_others_are_described_is_no_error():
+    class Names:
+        def key(self, sample_id):
+            bad.add(sample_id + 100, "as another thread would")
+            return f"{sample_id}.jpg"
+
+    bad = BadSamples(Names(), budget=9)
+    bad.add(1, "cut short")
+    bad.add(2, "cut short")
+    assert bad.described() == {1: "1.jpg: cut short", 2: "2.jpg: cut short"}
+    assert len(bad) == 4

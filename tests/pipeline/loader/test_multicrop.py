@@ -205,3 +205,13 @@ def test_a_world_that_does_not_divide_the_batch_is_refused():
 def test_decoders_agree_to_the_bit():
     expected = collected(views())
     assert_same(collected(views(config=replace(CONFIG, decoder="dali"))), expected)
+
+
+def test_evaluation_asks_for_each_sample_once_and_for_the_first_batches_at_the_start():
+    shards, asked = shards_of(), []
+    shards.expect = lambda ids: asked.append(ids.tolist())
+    with evaluation_views(shards, size=16, batch_size=3, config=CONFIG) as loader:
+        assert sum(len(batch.labels) for batch in loader) == 24
+    assert asked[0] == list(range(15))  # those of the first step, and of four more
+    assert asked[1] == [15, 16, 17]
+    assert [i for ids in asked for i in ids] == list(range(24))

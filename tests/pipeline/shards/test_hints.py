@@ -1,5 +1,6 @@
 """Hints to the kernel: ranges joined as a loop over bytes would join them, in pieces it honours."""
 
+import errno
 import os
 from itertools import pairwise
 
@@ -74,3 +75,12 @@ def test_a_hint_to_a_real_file_is_accepted_beyond_its_end(tmp_path):
     with path.open("rb") as file:
         advise(file.fileno(), np.array([0]), np.array([4 * PIECE]))
         assert file.read(1) == b"\0"
+
+
+def test_a_file_system_that_refuses_hints_does_not_end_the_run(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "no readahead here")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    with (tmp_path / "file").open("wb") as file:
+        advise(file.fileno(), np.array([0]), np.array([1000]))
