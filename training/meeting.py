@@ -1,62 +1,48 @@
-"""A store of its own for each attempt of torchrun, agreed on by the processes of that attempt.
+"""A store of its own for each attempt of torchrun.
 
 torchrun's agents keep one store for all attempts, and in it lie the addresses of processes that are
-gone: whoever reads them waits for the dead. Its count of restarts does not tell attempts apart: it
-stays the same when a machine joins, and each machine has its own.
+gone: a process that reads one waits for the dead. TORCHELASTIC_RESTART_COUNT does not tell attempts
+apart: each machine has its own, and it stays the same when a machine joins or leaves.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 
+import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 _PAUSE = 0.05  # seconds between two looks
 
 
-def store_of_attempt(store: Store, *, rank: int, size: int, seconds: float) -> Store:
+def store_of_attempt(store: Store, *, rank: int, size: int) -> Store:
     """Return a part of `store` that none but the `size` processes of this attempt have seen.
 
-    Each process writes a name that is new. Rank 0 proposes the list of names that it has read, and
-    again when one was left by a process that is gone; a process agrees to a list with its own name.
+    Each process asks by a name that nobody had before, and rank 0 answers with the name of the
+    attempt; also those that have gone, until all have said that they have read it.
 
     Raises:
-        TimeoutError: somebody has not come within `seconds`.
+        DistStoreError: one has not come within the store's timeout.
     """
-    deadline = time.monotonic() + seconds
     name = uuid.uuid4().hex
-    store.set(f"meeting/name/{rank}", name)
-    while True:
-        if rank == 0:
-            _propose(store, size)
-        if found := _list_with(store, rank, name):
-            store.set(f"meeting/{found}/{rank}", "here")
-            if _all_agree(store, found, size):
-                return PrefixStore(f"attempt/{found}", store)
+    if rank == 0:
+        _gather(store, name, size)
+        return PrefixStore(name, store)
+    store.set(f"asking/{rank}", name)
+    attempt = store.get(name).decode()
+    store.set(f"{attempt}/{rank}", "here")
+    return PrefixStore(attempt, store)
+
+
+def _gather(store: Store, attempt: str, size: int) -> None:
+    missing = list(range(1, size))
+    deadline = time.monotonic() + store.timeout.total_seconds()
+    while missing:
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"not all of {size} processes have met within {seconds:g} s (patience_seconds)"
-            )
+            raise dist.DistStoreError(f"rank {missing[0]} has not come")
+        for rank in missing:
+            if store.check([f"asking/{rank}"]):
+                store.set(store.get(f"asking/{rank}").decode(), attempt)
         time.sleep(_PAUSE)
-
-
-def _propose(store: Store, size: int) -> None:
-    keys = [f"meeting/name/{rank}" for rank in range(size)]
-    if store.check(keys):
-        store.set("meeting/list", json.dumps([store.get(key).decode() for key in keys]))
-
-
-def _list_with(store: Store, rank: int, name: str) -> str | None:
-    """A key for the proposed list, if this process's name is in its place."""
-    if not store.check(["meeting/list"]):
-        return None
-    names = json.loads(store.get("meeting/list"))
-    return (
-        uuid.uuid5(uuid.NAMESPACE_OID, " ".join(names)).hex if names[rank:][:1] == [name] else None
-    )
-
-
-def _all_agree(store: Store, found: str, size: int) -> bool:
-    return bool(store.check([f"meeting/{found}/{rank}" for rank in range(size)]))
+        missing = [rank for rank in missing if not store.check([f"{attempt}/{rank}"])]
