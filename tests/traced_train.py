@@ -1,88 +1,59 @@
 """train.py as it is, with a record of what each step was fed, and faults where a test wants them.
 
-Run as a script with train.py's arguments, by Python or by torchrun. Of the environment it takes
+Run as a script by torchrun, with train.py's arguments. Of the environment it takes
 
     TRACE    a folder: each process appends a line of JSON for each step to a file of its own
-    FAULTS   JSON list of {"attempt", "rank", "step", "signal", "to": "self" | "torchrun"}
+    FAULTS   JSON: "ATTEMPT/RANK/STEP" -> "kill" (itself), "stop" (SIGTERM to torchrun)
     PACE     seconds to sleep before each step, so that a fault from outside meets the run
 """
 
-import ctypes
-import hashlib
-import inspect
 import json
 import os
 import signal
+import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
-_PR_SET_PDEATHSIG = 1
+from tests.elastic import Fed, die_with_parent
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fed:
-    """What one rank was fed in one step."""
+def stop_torchrun():
+    """Send SIGTERM to torchrun, and wait until it has passed it on."""
+    heard = threading.Event()
+    noticed = signal.getsignal(signal.SIGTERM)
 
-    attempt: int
-    step: int
-    rank: int
-    world_size: int
-    samples: list  # (sample id, hash of each view)
+    def hear(*arguments):
+        noticed(*arguments)
+        heard.set()
 
-
-def read_trace(folder):
-    """All that was recorded in a folder."""
-    lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
-    return [Fed(**json.loads(line)) for line in lines if line.endswith("}")]
-
-
-def pids(folder):
-    return [int(path.stem) for path in folder.glob("*.jsonl")]
-
-
-def _traced(train_step):
-    path = Path(os.environ["TRACE"]) / f"{os.getpid()}.jsonl"
-    attempt = int(os.environ.get(ATTEMPT, "0"))
-    faults = json.loads(os.environ.get("FAULTS", "[]"))
-    signature = inspect.signature(train_step)
-
-    def traced_step(*positional, **named):
-        given = signature.bind(*positional, **named).arguments
-        batch, step, world = given["batch"], given["step"], given["world"]
-        views = [*batch.large, *batch.small]
-        record = {
-            "attempt": attempt,
-            "step": step,
-            "rank": world.rank,
-            "world_size": world.size,
-            "samples": [
-                [int(sample_id), [_hash(view[row]) for view in views]]
-                for row, sample_id in enumerate(batch.sample_ids)
-            ],
-        }
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        for fault in faults:
-            if (fault["attempt"], fault["rank"], fault["step"]) == (attempt, world.rank, step):
-                os.kill(os.getppid() if fault["to"] == "torchrun" else os.getpid(), fault["signal"])
-        time.sleep(float(os.environ.get("PACE", "0")))
-        return train_step(*positional, **named)
-
-    return traced_step
-
-
-def _hash(view):
-    return hashlib.sha256(view.contiguous().numpy().tobytes()).hexdigest()[:16]
+    signal.signal(signal.SIGTERM, hear)
+    os.kill(os.getppid(), signal.SIGTERM)
+    assert heard.wait(60)
 
 
 def main():
-    # a test that fails leaves nothing behind
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()  # before the imports, which take seconds
     import train
+    from bench.trace import rows_of
 
-    train.train_step = _traced(train.train_step)
+    trace = Path(os.environ["TRACE"], f"{os.getpid()}.jsonl")
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    faults = json.loads(os.environ["FAULTS"])
+    train_step = train.train_step
+
+    def traced_step(model, optimizer, batch, config, plan, step, world, guard):
+        fault = faults.get(f"{attempt}/{world.rank}/{step}")
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        with trace.open("a") as file:
+            fed = Fed(attempt, step, world.rank, world.size, rows_of(batch))
+            file.write(json.dumps(fed) + "\n")
+        if fault == "stop":
+            stop_torchrun()
+        time.sleep(float(os.environ["PACE"]))
+        return train_step(model, optimizer, batch, config, plan, step, world, guard)
+
+    train.train_step = traced_step
     train.main()
 
 
