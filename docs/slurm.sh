@@ -31,8 +31,8 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100
 
 cd "$CHECKOUT"
-# --kill-on-bad-exit=0: with fewer machines than all, the others may go on (--nnodes 2:4).
-srun --ntasks-per-node=1 --kill-on-bad-exit=0 .venv/bin/python -m torch.distributed.run \
+# --kill-on-bad-exit: a torchrun that ends has no restarts left, and the others wait for it in vain.
+srun --ntasks-per-node=1 --kill-on-bad-exit=1 .venv/bin/python -m torch.distributed.run \
     --nnodes "$SLURM_NNODES" \
     --nproc-per-node "$GPUS_PER_NODE" \
     --max-restarts 3 \
