@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -37,7 +38,8 @@ def store_of_attempt(store: Store, *, rank: int, size: int) -> Store:
 
 def _gather(store: Store, attempt: str, size: int) -> None:
     missing = list(range(1, size))
-    deadline = time.monotonic() + store.timeout.total_seconds()
+    patience: timedelta = store.timeout  # type: ignore[attr-defined]
+    deadline = time.monotonic() + patience.total_seconds()
     while missing:
         if time.monotonic() > deadline:
             raise dist.DistStoreError(f"rank {missing[0]} has not come")
