@@ -21,7 +21,8 @@ set -euo pipefail
 : "${GPUS_PER_NODE:=8}"
 
 # one torchrun on each machine; the first hosts the rendezvous
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 # Machines with several networks: name the one that they reach each other by.
