@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -18,7 +17,7 @@ import click
 import torch
 
 from model import checkpoint
-from model.distributed import barrier, broadcast_parameters, synchronise_batchnorm
+from model.distributed import barrier, broadcast_parameters, from_main, synchronise_batchnorm
 from model.guard import Guard
 from model.lars import make_optimizer
 from model.loss import LossTerms
@@ -39,6 +38,7 @@ from training.launch import (
     run_in_place,
     run_processes,
     under_torchrun,
+    unforeseen,
 )
 from training.meter import Diverged, Meter
 from training.monitor import KnnMonitor
@@ -84,10 +84,21 @@ def main(
         config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
         plan = Plan.of(config, open_shards(data), out)
         arguments = (config, data, out)
+        patience = config.patience_seconds
         if under_torchrun():
-            sys.exit(run_in_place(run, device_type=device_type, arguments=arguments))
+            sys.exit(
+                run_in_place(
+                    run, device_type=device_type, arguments=arguments, patience_seconds=patience
+                )
+            )
         plan.check_world(config, size)
-        status = run_processes(run, device_type=device_type, size=size, arguments=arguments)
+        status = run_processes(
+            run,
+            device_type=device_type,
+            size=size,
+            arguments=arguments,
+            patience_seconds=patience,
+        )
     except ValueError as error:
         raise Refused(str(error)) from error
     if as_json:
@@ -119,7 +130,7 @@ def explain(error: Exception, out: Path) -> None:
     elif isinstance(error, (TooManyBadSamples, Stalled, ValueError, OSError)):
         click.echo(f"Error: {error}", err=True)
     else:
-        traceback.print_exception(error)
+        click.echo(unforeseen(error), err=True, nl=False)
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -258,8 +269,8 @@ def build(config: TrainConfig, world: World) -> tuple[ReLICv2, torch.optim.Optim
 
 
 def resume(out: Path, model: ReLICv2, optimizer: torch.optim.Optimizer, world: World) -> int:
-    """Load the newest checkpoint of `out`; return the number of completed steps, 0 without one."""
-    found = checkpoint.restore(out)
+    """Load the newest checkpoint that rank 0 can read; return its completed steps, 0 without."""
+    found = from_main(lambda: checkpoint.restore(out))
     if found is None:
         return 0
     if found.warning and world.is_main:

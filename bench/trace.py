@@ -82,10 +82,11 @@ def trace_rank(request: TraceRequest, rank: int) -> list[list[Row]]:
         world_size=request.processes,
         local_size=request.processes,
     ) as views:
-        return [_rows(batch) for batch in views]
+        return [rows_of(batch) for batch in views]
 
 
-def _rows(batch: MultiCropBatch) -> list[Row]:
+def rows_of(batch: MultiCropBatch) -> list[Row]:
+    """What a batch on the CPU holds, sample by sample."""
     views = [*batch.large, *batch.small]
     return [
         (int(sample_id), batch.epoch, [_hash(view[row]) for view in views])

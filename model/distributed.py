@@ -9,6 +9,7 @@ Shapes: B local batch, W processes, C channels, D embedding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Module = TypeVar("Module", bound=nn.Module)
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -41,6 +43,27 @@ def broadcast_parameters(module: nn.Module) -> None:
         value = tensor.detach().contiguous()  # of a channels-last weight this is a copy
         dist.broadcast(value, src=0)
         tensor.detach().copy_(value)
+
+
+def from_main(make: Callable[[], Value]) -> Value:
+    """Return, on every rank, what `make` returns on rank 0: something that can be pickled.
+
+    Raises:
+        ValueError: `make` raised it, or an OSError, on rank 0; on every rank alike.
+    """
+    if world_size() == 1:
+        return make()
+    made: list[Any] = [None, ""]
+    if rank() == 0:
+        try:
+            made[0] = make()
+        except (ValueError, OSError) as error:
+            made[1] = str(error)
+    dist.broadcast_object_list(made, src=0)
+    value, refusal = made
+    if refusal:
+        raise ValueError(refusal)
+    return value  # type: ignore[no-any-return]
 
 
 def all_gather_with_gradient(rows: Tensor) -> Tensor:

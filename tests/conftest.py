@@ -121,3 +121,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.returncode == 0, made.stderr
     (folder / "tiny.toml").write_text(TINY)
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(home: Path) -> list:
+    """What each step of the runs of tests/elastic.py is fed when nothing happens: its rows."""
+    import json
+
+    from bench.trace import TraceRequest, trace_rank
+    from tests.elastic import MOST_STEPS, SETTINGS
+    from training.config import apply_settings
+    from training.presets import load_preset
+
+    config = apply_settings(load_preset(str(home / "tiny.toml")), SETTINGS)
+    request = TraceRequest(
+        data=home / "shards", config=config, start_step=0, num_steps=MOST_STEPS, processes=1
+    )
+    steps = json.loads(json.dumps(trace_rank(request, 0)))  # as a record that was read
+    assert len({str(rows) for rows in steps}) == MOST_STEPS
+    return steps

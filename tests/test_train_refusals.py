@@ -53,6 +53,11 @@ def assert_refused(done, *fragments):
         (["accumulate=8", "num_negatives=0"], {}, ["needs a batch of at least 2, got 1"]),
         (["accumulate=0"], {}, ["accumulate must be at least 1, got 0"]),
         (["max_skipped=0"], {}, ["max_skipped must be at least 1, got 0"]),
+        (
+            ["patience_seconds=300"],
+            {"gpus": 0, "processes": 2},
+            ["patience_seconds=300 must be above loader.stall_seconds=300"],
+        ),
         (["loader.decoder=magic"], {}, ["unknown decoder 'magic'"]),
         (["loader.executor=magic"], {}, ["unknown executor 'magic'"]),
         (["loader.executor=fused"], {}, ["executor fused makes views on CUDA devices, not on"]),

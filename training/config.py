@@ -21,6 +21,7 @@ from model.relicv2 import ReLICv2Config
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.loader import LoaderConfig
 from pipeline.order import OrderConfig
+from training.launch import PATIENCE_SECONDS
 
 Config = TypeVar("Config")
 
@@ -34,6 +35,7 @@ FREE_TO_CHANGE = (
     "milestone_every",
     "max_skipped",
     "monitor_every",
+    "patience_seconds",
     "loader.threads",
     "loader.prefetch",
     "loader.max_bad",
@@ -71,6 +73,7 @@ class TrainConfig:
     keep_checkpoints: int = 3
     milestone_every: int = 0  # epochs between two checkpoints that are kept for good; 0: none
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never
+    patience_seconds: float = PATIENCE_SECONDS  # so long a process waits for another
     max_skipped: int = 10  # steps in a row that are not finite, and skipped, before the run stops
 
     def __post_init__(self) -> None:

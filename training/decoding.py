@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
+from model.distributed import from_main
 from pipeline.loader import LoaderConfig
 from pipeline.shards import Shards
 from training.config import DECIDED_AT_START, TrainConfig
@@ -30,17 +29,7 @@ def settle_decoding(
     Raises:
         ValueError: they cannot decode here; on every rank alike.
     """
-    found: list[LoaderConfig | str] = [""]
-    if world.is_main:
-        try:
-            found[0] = _settled(config.loader, shards, out, world, tell)
-        except ValueError as error:
-            found[0] = str(error)
-    if world.size > 1:
-        dist.broadcast_object_list(found, src=0)
-    settled = found[0]
-    if isinstance(settled, str):
-        raise ValueError(settled)
+    settled = from_main(lambda: _settled(config.loader, shards, out, world, tell))
     return replace(config, loader=settled)
 
 

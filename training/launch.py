@@ -11,7 +11,9 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,13 +22,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from training.affinity import keep_to_own_cores
 from training.allocator import keep_freed_memory
+from training.meeting import store_of_attempt
 
 # A rank that evaluates or writes lets the others wait; longer than this, and something is dead.
-_PATIENCE = timedelta(minutes=30)
+PATIENCE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +42,11 @@ class World:
     local_rank: int = 0
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patience_seconds: float = PATIENCE_SECONDS  # so long it waits for another
+
+    @property
+    def patience(self) -> timedelta:
+        return timedelta(seconds=self.patience_seconds)
 
     @property
     def is_main(self) -> bool:
@@ -73,7 +82,13 @@ def under_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def run_in_place(main: Callable[..., int], *, device_type: str, arguments: tuple[Any, ...]) -> int:
+def run_in_place(
+    main: Callable[..., int],
+    *,
+    device_type: str,
+    arguments: tuple[Any, ...],
+    patience_seconds: float,
+) -> int:
     """Join the process group that torchrun describes and run `main(world, *arguments)`."""
     environment = os.environ
     return _run(
@@ -83,6 +98,7 @@ def run_in_place(main: Callable[..., int], *, device_type: str, arguments: tuple
             local_rank=int(environment.get("LOCAL_RANK", "0")),
             local_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
             device=_device(device_type, int(environment.get("LOCAL_RANK", "0"))),
+            patience_seconds=patience_seconds,
         ),
         main,
         arguments,
@@ -90,12 +106,17 @@ def run_in_place(main: Callable[..., int], *, device_type: str, arguments: tuple
 
 
 def run_processes(
-    main: Callable[..., int], *, device_type: str, size: int, arguments: tuple[Any, ...]
+    main: Callable[..., int],
+    *,
+    device_type: str,
+    size: int,
+    arguments: tuple[Any, ...],
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> int:
     """Run `main(world, *arguments)` in `size` processes of this machine; return the exit status.
 
     One process runs right here. SIGTERM and SIGINT reach every process; the first to fail ends the
-    others, and its error is raised.
+    others, and its status is returned.
     """
     if size == 1:
         return _run(World(device=_device(device_type, 0)), main, arguments)
@@ -105,7 +126,11 @@ def run_processes(
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     forwarded = 0
     spawned = spawn(
-        _spawned, (size, device_type, main, arguments), nprocs=size, join=False, daemon=False
+        _spawned,
+        (size, device_type, patience_seconds, main, arguments),
+        nprocs=size,
+        join=False,
+        daemon=False,
     )
     assert spawned is not None
 
@@ -147,7 +172,7 @@ class StopRequest:
         self.verdict = 0  # of all ranks; not 0: the run ends here, and this is its exit status
         self._hosts: Any = None
         if world.size > 1 and world.device.type == "cuda":
-            self._hosts = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            self._hosts = dist.new_group(backend="gloo", timeout=world.patience)
         if threading.current_thread() is threading.main_thread():
             for number in _STOP_SIGNALS:
                 signal.signal(number, self._notice)
@@ -194,7 +219,12 @@ class StopRequest:
 
 
 def _spawned(
-    rank: int, size: int, device_type: str, main: Callable[..., int], arguments: tuple[Any, ...]
+    rank: int,
+    size: int,
+    device_type: str,
+    patience_seconds: float,
+    main: Callable[..., int],
+    arguments: tuple[Any, ...],
 ) -> None:
     world = World(
         rank=rank,
@@ -202,6 +232,7 @@ def _spawned(
         local_rank=rank,
         local_size=size,
         device=_device(device_type, rank),
+        patience_seconds=patience_seconds,
     )
     status = _run(world, main, arguments)
     if status:
@@ -217,18 +248,50 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
         return main(world, *arguments)
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     _import_before_a_group_exists()
-    dist.init_process_group(
-        backend,
-        init_method="env://",
-        timeout=_PATIENCE,
-        rank=world.rank,
-        world_size=world.size,
-    )
     try:
+        dist.init_process_group(
+            backend,
+            store=_store_of_torchrun(world),
+            timeout=world.patience,
+            rank=world.rank,
+            world_size=world.size,
+        )
         _settle(world, _cores_of_neighbours(world))
-        return main(world, *arguments)
-    finally:
-        dist.destroy_process_group()
+        status = main(world, *arguments)
+    except Exception as error:
+        sys.stderr.write(unforeseen(error))
+        status = 1
+    if 0 < status < 128:
+        # At once. Others may be stuck, and to destroy the group is to wait for them; but threads of
+        # one that is not destroyed may abort the process while the interpreter ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    dist.destroy_process_group()
+    return status
+
+
+def _store_of_torchrun(world: World) -> Store | None:
+    """Where the processes meet that torchrun started; None: where MASTER_ADDR says."""
+    environment = os.environ
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    agents = dist.TCPStore(address, port, is_master=False, timeout=world.patience)  # type: ignore[attr-defined]
+    return store_of_attempt(agents, rank=world.rank, size=world.size)
+
+
+def unforeseen(error: Exception) -> str:
+    """What to say of an error that nobody foresaw: a line, if another process is gone; else all."""
+    # What a collective raises in that case: gloo's errors have no type of their own.
+    lost = isinstance(error, RuntimeError) and "gloo/" in str(error)
+    if lost or isinstance(error, dist.DistError):
+        reason, *_ = str(error).splitlines()
+        return (
+            f"Error: on {socket.gethostname()}: another process is gone, or has not answered for "
+            f"patience_seconds; what was saved is kept, run again to go on [{reason}]\n"
+        )
+    return "".join(traceback.format_exception(error))
 
 
 def _import_before_a_group_exists() -> None:

@@ -75,6 +75,12 @@ class Plan:
             raise ValueError(f"{error}{lower}") from None
         check_local_batch(config.recipe, batch // size)
         num_pairs(config.recipe.num_views, config.recipe.num_large, config.loss)
+        if size > 1 and config.patience_seconds <= config.loader.stall_seconds:
+            raise ValueError(
+                f"patience_seconds={config.patience_seconds:g} must be above loader.stall_seconds="
+                f"{config.loader.stall_seconds:g}: a process whose loader is stuck says so after "
+                "that time, and the others must still be there"
+            )
 
     def _part(self, config: TrainConfig, local_batch: int, size: int) -> int:
         """Samples of one process in each part of a batch."""

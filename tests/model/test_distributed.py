@@ -122,6 +122,14 @@ def test_ranks_stay_bit_identical_while_they_train(ranks):
     )
 
 
+def test_what_rank_0_makes_or_cannot_make_reaches_all(ranks):
+    for rank in ranks:
+        made, refusal = rank["value_of_rank_0"]
+        assert made["rank"] == 0
+        assert made["tensor"].tolist() == [5, 5]
+        assert refusal.endswith("No such file or directory: '/nowhere/0'")
+
+
 def test_alone_nothing_is_sent_and_nothing_changes():
     assert (distributed.world_size(), distributed.rank()) == (1, 0)
     module = nn.Linear(2, 3)
@@ -133,6 +141,7 @@ def test_alone_nothing_is_sent_and_nothing_changes():
     assert torch.equal(module.weight.grad, torch.ones(3, 2))
     rows = torch.randn(2, 3)
     assert distributed.all_gather_with_gradient(rows) is rows
+    assert distributed.from_main(lambda: rows) is rows
 
 
 def test_synchronised_modules_keep_names_weights_and_mode():

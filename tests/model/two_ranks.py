@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.distributed import (
     all_gather_with_gradient,
     broadcast_parameters,
+    from_main,
     synchronise_batchnorm,
 )
 from model.guard import Guard
@@ -191,6 +192,16 @@ def trained(rank: int, size: int) -> dict[str, Tensor]:
     return copy.deepcopy(model.state_dict())
 
 
+def value_of_rank_0(rank: int, size: int) -> tuple[Any, str]:
+    """What rank 0 made, and what it could not: others would have made something else."""
+    made = from_main(lambda: {"rank": rank, "tensor": torch.full((2,), 5 - rank)})
+    try:
+        from_main(lambda: open(f"/nowhere/{rank}").close())
+    except ValueError as error:
+        return made, str(error)
+    return made, "no error"
+
+
 def everything(rank: int, size: int) -> dict[str, Any]:
     cases = (
         synchronised_batchnorm,
@@ -201,5 +212,6 @@ def everything(rank: int, size: int) -> dict[str, Any]:
         broadcast,
         step_gradients,
         trained,
+        value_of_rank_0,
     )
     return {case.__name__: case(rank, size) for case in cases}

@@ -3,13 +3,15 @@
 import atexit
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from training.allocator import keep_freed_memory
-from training.launch import StopRequest, World, plan_world, run_processes
+from training.launch import StopRequest, World, plan_world, run_processes, unforeseen
 
 
 def test_without_a_gpu_one_cpu_process_trains(monkeypatch):
@@ -90,6 +92,31 @@ def test_no_thread_of_the_process_group_outlives_the_run():
         step_and_look_for_threads_at_the_end, device_type="cpu", size=2, arguments=()
     )
     assert status == 0
+
+
+def fail(world, status):
+    atexit.register(os._exit, 77)  # as if a thread of the group aborted the interpreter's end
+    if world.rank == 1:
+        time.sleep(60)  # until it is told to end, since the other has
+    if status:
+        return status
+    raise RuntimeError("unheard of")
+
+
+@pytest.mark.parametrize(("status", "expected"), [(2, 2), (None, 1)])
+def test_an_error_leaves_with_its_status_whatever_else_the_process_does(capfd, status, expected):
+    found = run_processes(fail, device_type="cpu", size=2, arguments=(status,))
+    assert found == expected
+    assert ("RuntimeError: unheard of" in capfd.readouterr().err) == (status is None)
+
+
+def test_a_lost_process_is_told_from_other_errors():
+    gloo = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+    for error in (RuntimeError(gloo), dist.DistBackendError("NCCL communicator was aborted")):
+        (line,) = unforeseen(error).splitlines()
+        assert "another process is gone" in line
+        assert str(error) in line
+    assert unforeseen(RuntimeError("out of memory")) == "RuntimeError: out of memory\n"
 
 
 def test_the_allocator_of_glibc_takes_the_settings():
