@@ -7,15 +7,14 @@ and libraries change each other's number of threads. A process that crashes is a
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
 
+from bench.child import Child
 from bench.harness import Broken, Built, Candidate, Unavailable
 
 Setup = Callable[[], object]
@@ -34,27 +33,19 @@ def isolated(candidate: Candidate, setup: Setup | None = None) -> Candidate:
 
 
 def _start(candidate: Candidate, setup: Setup | None) -> Built:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, candidate.build, setup, candidate.cores)
     # not a daemon: it may have children itself, as torch's DataLoader does
-    process = context.Process(target=_serve, args=arguments, daemon=False)
-    process.start()
-    theirs.close()
+    child = Child(_serve, candidate.build, setup, candidate.cores, daemon=False)
 
     def run() -> object:
-        ours.send("run")
-        return _answer(ours, process)
-
-    def close() -> None:
-        _end(ours, process)
+        child.send("run")
+        return _answer(child)
 
     try:
-        note = _answer(ours, process)
+        note = _answer(child)
     except BaseException:
-        close()
+        child.close()
         raise
-    return Built(run=run, note=note, close=close)
+    return Built(run=run, note=note, close=child.close)
 
 
 def alone(function: Callable[..., Result], *arguments: Any, setup: Setup | None = None) -> Result:
@@ -66,40 +57,21 @@ def alone(function: Callable[..., Result], *arguments: Any, setup: Setup | None 
         Unavailable, ImportError: the function did.
         Broken: it raised another error, its process died, or it gave no answer in time.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, function, arguments, setup)
-    process = context.Process(target=_call, args=arguments, daemon=False)
-    process.start()
-    theirs.close()
+    child = Child(_call, function, arguments, setup, daemon=False)
     try:
-        result: Result = _answer(ours, process)
+        result: Result = _answer(child)
         return result
     finally:
-        _end(ours, process)
+        child.close()
 
 
-def _answer(ours: Connection, process: BaseProcess) -> Any:
+def _answer(child: Child) -> Any:
     """What the child sends, or the error that it tells of."""
-    try:
-        if not ours.poll(PATIENCE_SECONDS):
-            raise Broken(f"gave no answer within {PATIENCE_SECONDS:.0f} s")
-        kind, value = ours.recv()
-    except EOFError:
-        process.join()
-        raise Broken(f"its process ended with status {process.exitcode}") from None
+    kind, value = child.receive(PATIENCE_SECONDS)
     if kind == "done":
         return value
     known = {"Unavailable": Unavailable, "ImportError": ImportError}
     raise known.get(kind, Broken)(value)
-
-
-def _end(ours: Connection, process: BaseProcess) -> None:
-    ours.close()  # the child reads the end of its orders
-    process.join(timeout=10)
-    if process.is_alive():
-        process.kill()
-        process.join()
 
 
 def _call(

@@ -8,15 +8,13 @@ and more. The scale of both is what all cores can make, which is measured first.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any
 
+from bench.child import Child
 from bench.harness import Broken, tell
 from bench.scaling.worker import Counted, Feed, Trial, serve
 
@@ -100,7 +98,7 @@ def summed(counted: Sequence[Counted], demanded: float, cores: int) -> dict[str,
 class Team:
     """The processes that are there; each measurement uses the first N."""
 
-    def __init__(self, members: list[tuple[Connection, BaseProcess]], batch: int) -> None:
+    def __init__(self, members: list[Child], batch: int) -> None:
         self._members, self._batch = members, batch
 
     def measure(self, loaders: int, demanded: float, seconds: float) -> dict[str, Any]:
@@ -112,13 +110,13 @@ class Team:
         pace = loaders * self._batch / demanded if demanded else 0.0
         trial = Trial(loaders=loaders, pace=pace, warm_up=_WARM_UP, seconds=seconds)
         chosen = self._members[:loaders]
-        for orders, _ in chosen:
-            orders.send(trial)
         for member in chosen:
-            _answer(*member)  # its loader is open
-        for orders, _ in chosen:
-            orders.send("go")
-        counted = [_answer(*member) for member in chosen]
+            member.send(trial)
+        for member in chosen:
+            _answer(member)  # its loader is open
+        for member in chosen:
+            member.send("go")
+        counted = [_answer(member) for member in chosen]
         return summed(counted, demanded, len(os.sched_getaffinity(0)))
 
 
@@ -129,36 +127,27 @@ def processes(feed: Feed, count: int) -> Iterator[Team]:
     Raises:
         Broken: one of them did not start.
     """
-    context = multiprocessing.get_context("spawn")
     tell(f"starting {count} loaders")
-    members: list[tuple[Connection, BaseProcess]] = []
+    members: list[Child] = []
     try:
         for rank in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, feed, rank), daemon=True)
-            process.start()
-            theirs.close()
-            members.append((ours, process))
+            members.append(Child(serve, feed, rank, daemon=True))
         for member in members:
-            _answer(*member)
+            _answer(member)
         yield Team(members, feed.batch)
     finally:
-        for ours, _ in members:
-            ours.close()  # the end of its orders
-        for _, process in members:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for member in members:
+            member.end_orders()  # of all: they end side by side
+        for member in members:
+            member.close()
 
 
-def _answer(orders: Connection, process: BaseProcess) -> Any:
+def _answer(member: Child) -> Any:
     try:
-        if not orders.poll(_PATIENCE_SECONDS):
-            raise Broken(f"a loader gave no answer within {_PATIENCE_SECONDS:.0f} s")
-        return orders.recv()
-    except (EOFError, ConnectionResetError):
-        process.join(timeout=10)
+        return member.receive(_PATIENCE_SECONDS)
+    except Broken as error:
+        if member.exitcode is None:
+            raise Broken(f"a loader {error}") from None
         raise Broken(
-            f"a loader's process ended with status {process.exitcode}; its error stands above"
+            f"a loader's process ended with status {member.exitcode}; its error stands above"
         ) from None
