@@ -19,13 +19,11 @@ import torch
 from bench.certificate.schedule import SETTLE
 from bench.certificate.throttle import ThrottledShards
 from bench.training_rungs import ENDLESS
-from pipeline.augment.params import ViewParams, sample_view_params
-from pipeline.batch import DecodedBatch, Ids, MultiCropBatch
-from pipeline.loader import AHEAD, MultiCropLoader, decoder_for, training_views
-from pipeline.readahead import Share, upcoming
+from pipeline.augment.params import ViewParams
+from pipeline.batch import DecodedBatch, MultiCropBatch
+from pipeline.loader import MultiCropLoader, training_views
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards, open_shards
-from pipeline.stats import LoaderClock
 from training.affinity import share_of_cores
 from training.allocator import keep_freed_memory
 from training.config import TrainConfig
@@ -133,55 +131,18 @@ def open_loader(shards: Shards, feed: Feed, rank: int, loaders: int) -> MultiCro
     sampler = Sampler(
         num_samples=len(shards), global_batch_size=feed.batch * loaders, seed=config.seed
     )
-    if not feed.views_here:
-        return _decoding_loader(shards, sampler, config, rank, loaders)
+    here = feed.views_here
     return training_views(
         shards,
         recipe=config.recipe,
         sampler=sampler,
         seed=config.seed,
-        config=config.loader.for_device(torch.device("cpu")),
+        config=config.loader.for_device(torch.device("cpu")) if here else config.loader,
         end_step=ENDLESS,
         rank=rank,
         world_size=loaders,
         local_size=loaders,
-    )
-
-
-def _decoding_loader(
-    shards: Shards, sampler: Sampler, config: TrainConfig, rank: int, loaders: int
-) -> MultiCropLoader:
-    """The loader of a process whose GPU makes the views: the same stages, the last one idle."""
-    steps, clock = range(ENDLESS), LoaderClock()
-    share = Share(rank=rank, world_size=loaders, local_size=loaders)
-
-    def batch(step: int) -> tuple[int, Ids]:
-        epoch, ids = sampler.batch(step)
-        return epoch, ids[rank::loaders]
-
-    def params(epoch: int, ids: Ids) -> ViewParams:
-        return sample_view_params(
-            config.recipe,
-            seed=config.seed,
-            epoch=epoch,
-            sample_ids=ids,
-            heights=shards.heights[ids],
-            widths=shards.widths[ids],
-            mask_coverage=shards.mask_coverage[ids],
-        )
-
-    return MultiCropLoader(
-        shards,
-        decoder=decoder_for(config.loader, shards, beat=clock.decode.beat),
-        executor=_MadeElsewhere(),
-        batch=batch,
-        params=params,
-        expected=lambda step: upcoming(sampler, step, steps=steps, ahead=AHEAD, share=share),
-        steps=steps,
-        clock=clock,
-        prefetch=config.loader.prefetch,
-        max_bad=config.loader.max_bad,
-        stall_seconds=config.loader.stall_seconds,
+        executor=None if here else _MadeElsewhere(),
     )
 
 

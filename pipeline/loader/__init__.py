@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.augment import EXECUTORS, choose_executor, make_executor
+from pipeline.augment import EXECUTORS, Executor, choose_executor, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
 from pipeline.batch import CPU, Ids
@@ -179,11 +179,13 @@ def training_views(
     stream: Stream = Stream.VIEWS,
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
+    executor: Executor | None = None,
 ) -> MultiCropLoader:
     """Stream the views of this rank for steps start_step..end_step-1.
 
     `local_size` processes share the page cache of this machine. `device` is where the views will be
     used, `dtype` as what: the executor `fused` makes them so, others float32 on the CPU.
+    `executor` makes them in place of the one that `config` names; the loader closes it.
 
     Raises:
         ValueError: the world size does not divide the global batch.
@@ -217,7 +219,7 @@ def training_views(
         return upcoming(sampler, step, steps=steps, ahead=AHEAD, share=share)
 
     feeding = _Feeding(recipe=recipe, config=config, device=device)
-    return feeding.loader(shards, batch, params, expected, steps, dtype)
+    return feeding.loader(shards, batch, params, expected, steps, dtype, executor)
 
 
 def evaluation_views(
@@ -270,12 +272,14 @@ class _Feeding:
         expected: Callable[[int], Ids],
         steps: range,
         dtype: torch.dtype,
+        executor: Executor | None = None,
     ) -> MultiCropLoader:
         config, clock = self.config, LoaderClock()
         return MultiCropLoader(
             shards,
             decoder=decoder_for(config, shards, device=self.device, beat=clock.decode.beat),
-            executor=make_executor(
+            executor=executor
+            or make_executor(
                 config.executor,
                 self.recipe,
                 threads=config.num_threads,
