@@ -20,12 +20,11 @@ from bench.harness import Built
 from bench.pictures import generated
 from bench.stages import Task, executor_of
 from bench.streams import Stream, mean_seconds, wait_until_quiet
-from model.guard import Guard
+from bench.trainer import Trainer
 from pipeline.augment.params import sample_view_params
 from pipeline.batch import MultiCropBatch
 from pipeline.loader import MultiCropLoader, training_views
 from pipeline.shards import Shards, open_shards
-from training.launch import World
 from training.plan import Plan, sampler_of
 
 ENDLESS = 1_000_000_000  # steps
@@ -68,7 +67,7 @@ def loader_stream(task: Task) -> Stream:
 
 def model_alone(task: Task) -> Built:
     """Rung `model`."""
-    trainer = Trainer(task)
+    trainer = Trainer(task.config, plan_of(task), task.device)
     views = resident_views(task)
 
     def run() -> float:
@@ -79,7 +78,8 @@ def model_alone(task: Task) -> Built:
 
 def full_step(task: Task) -> Built:
     """Rung `step`."""
-    trainer, shards = Trainer(task), open_shards(task.data)
+    trainer = Trainer(task.config, plan_of(task), task.device)
+    shards = open_shards(task.data)
     loader = open_loader(task, shards)
     batches = iter(loader)
     finish = _waiting_for(task.device)
@@ -93,32 +93,6 @@ def full_step(task: Task) -> Built:
         return mean
 
     return Built(run=run, close=_closing(loader.close, shards.close))
-
-
-class Trainer:
-    """train.py's model, optimizer and step, on one device."""
-
-    def __init__(self, task: Task) -> None:
-        self._config, self._world = task.config, World(device=task.device)
-        self._model, self._optimizer = train.build(task.config, self._world)
-        self._guard = Guard(self._model, remembered=task.config.log_every)
-        self._plan = plan_of(task)
-        self._count = 0
-
-    def step(self, batch: MultiCropBatch) -> None:
-        """One update; the schedules start anew after the last step of the run."""
-        number = self._count % self._plan.total_steps
-        train.train_step(
-            self._model,
-            self._optimizer,
-            batch,
-            self._config,
-            self._plan,
-            number,
-            self._world,
-            self._guard,
-        )
-        self._count += 1
 
 
 def plan_of(task: Task) -> Plan:

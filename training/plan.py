@@ -36,7 +36,11 @@ class Plan:
                 f"below {config.epochs}, it is {config.optimizer.warmup_epochs}"
             )
         check_same_run(out, config, shards.manifest)
-        sampler = sampler_of(config, shards)
+        return cls.along(sampler_of(config, shards), config)
+
+    @classmethod
+    def along(cls, sampler: Sampler, config: TrainConfig) -> Plan:
+        """Make the plan of a run along a sampler; nothing is checked."""
         total_steps = config.epochs * sampler.steps_per_epoch
         return cls(
             sampler=sampler,

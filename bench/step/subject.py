@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import train
-from model.guard import Guard
+from bench.trainer import Trainer
+from model.relicv2 import ReLICv2
 from pipeline.batch import MultiCropBatch
 from pipeline.sampler import Sampler
 from training.config import TrainConfig
-from training.launch import World
 from training.plan import Plan
 
 STEPS_PER_EPOCH = 1_000
@@ -34,16 +35,20 @@ class Subject:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.plan = plan_of(config)
-        self._world = World(device=device)
-        self.model, self.optimizer = train.build(config, self._world)
-        self._guard = _MarkedGuard(self.model, remembered=config.log_every)
+        self._trainer = Trainer(config, plan_of(config), device)
         self._batch = resident_batch(config, device)
         self._weights = torch.ones(
             config.global_batch_size, config.model.embedding_size, device=device
         )
-        self._count = 0
         self.plan.sampler.batch(0)  # an epoch's order is worked out once: not in a step here
+
+    @property
+    def model(self) -> ReLICv2:
+        return self._trainer.model
+
+    @property
+    def plan(self) -> Plan:
+        return self._trainer.plan
 
     @property
     def bytes_per_image(self) -> float:
@@ -52,17 +57,7 @@ class Subject:
 
     def step(self) -> None:
         """One update, as a training does it: nothing is read back."""
-        train.train_step(
-            self.model,
-            self.optimizer,
-            self._batch,
-            self.config,
-            self.plan,
-            self._count % self.plan.total_steps,
-            self._world,
-            self._guard,
-        )
-        self._count += 1
+        self._trainer.step(self._batch)
 
     def bare(self) -> None:
         """Forward and backward of the same networks at the same batch, and nothing else.
@@ -90,17 +85,28 @@ class Subject:
         """Call `mark` four times in each step: after backward, before the optimizer (the gradients
         have been looked through), after it, and after target and statistics.
         """
+        guard, optimizer = self._trainer.guard, self._trainer.optimizer
+        update = guard.update
+
+        def hook(*_: object) -> None:
+            mark()
+
+        def marked_update(*arguments: Any) -> None:
+            mark()
+            update(*arguments)
+            mark()
+
         hooks = [
-            self.optimizer.register_step_pre_hook(lambda *_: _nothing(mark())),
-            self.optimizer.register_step_post_hook(lambda *_: _nothing(mark())),
+            optimizer.register_step_pre_hook(hook),
+            optimizer.register_step_post_hook(hook),
         ]
-        self._guard.mark = mark
+        guard.update = marked_update
         try:
             yield
         finally:
-            self._guard.mark = tuple
-            for hook in hooks:
-                hook.remove()
+            del guard.update  # the class's own again
+            for handle in hooks:
+                handle.remove()
 
     def finish(self) -> None:
         """Wait for the device."""
@@ -110,17 +116,6 @@ class Subject:
     def _autocast(self) -> torch.autocast:
         half = train.views_dtype(self.config, self.device) == torch.bfloat16
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
-
-
-class _MarkedGuard(Guard):
-    """The guard, with a mark before and after its update."""
-
-    mark: Callable[[], object] = tuple
-
-    def update(self, optimizer: torch.optim.Optimizer, step: int, target_decay: float) -> None:
-        self.mark()
-        super().update(optimizer, step, target_decay)
-        self.mark()
 
 
 def plan_of(config: TrainConfig) -> Plan:
@@ -134,13 +129,7 @@ def plan_of(config: TrainConfig) -> Plan:
         global_batch_size=config.global_batch_size,
         seed=config.seed,
     )
-    total_steps = config.epochs * sampler.steps_per_epoch
-    plan = Plan(
-        sampler=sampler,
-        warmup_steps=config.optimizer.warmup_epochs * sampler.steps_per_epoch,
-        total_steps=total_steps,
-        end_step=total_steps,
-    )
+    plan = Plan.along(sampler, config)
     plan.check_world(config, 1)
     return plan
 
@@ -164,7 +153,3 @@ def resident_batch(config: TrainConfig, device: torch.device) -> MultiCropBatch:
         sample_ids=torch.arange(batch).numpy(),
         epoch=0,
     )
-
-
-def _nothing(_: object) -> None:
-    """What a hook returns that changes no argument."""
