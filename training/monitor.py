@@ -19,7 +19,7 @@ from pipeline.shards import Shards
 from training.config import TrainConfig
 from training.launch import World
 
-_MAX_SAMPLES = 5_000  # enough for a trend; seconds of a GPU's time at 224 pixels
+MAX_SAMPLES = 5_000  # enough for a trend; seconds of a GPU's time at 224 pixels
 _MIN_SAMPLES = 21  # each needs 20 neighbours
 
 
@@ -47,7 +47,7 @@ class KnnMonitor:
             num_views=1,
             num_draws=1,
         )
-        chosen = np.argsort(words[:, 0, 0], kind="stable")[:_MAX_SAMPLES]
+        chosen = np.argsort(words[:, 0, 0], kind="stable")[:MAX_SAMPLES]
         self._ids = np.sort(labelled[chosen])
 
     def due(self, step: int, steps_per_epoch: int, *, last: bool) -> bool:
@@ -67,11 +67,15 @@ class KnnMonitor:
             self._fail(error)
             return {}
 
+    def _rows_of_a_part(self) -> int:
+        """With no more at a time than a step has, the measurement needs no more memory than it."""
+        return self._config.global_batch_size // self._world.size // self._config.accumulate
+
     def _measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
         with evaluation_views(
             self._shards,
             size=self._config.recipe.large_size,
-            batch_size=min(256, len(self._ids)),
+            batch_size=min(256, len(self._ids), self._rows_of_a_part()),
             config=self._config.loader,
             sample_ids=self._ids,
             device=self._world.device,

@@ -20,12 +20,12 @@ from bench.harness import Unavailable, tell
 from bench.isolated import Setup, alone
 from bench.step.subject import Subject
 from training.config import TrainConfig
+from training.peak_memory import status_bytes
 
 BY_VIEW, AT_ONCE = "view by view", "all views at once"
 FORMS = {BY_VIEW: "swap_roles", AT_ONCE: "swap_views"}
 _CPU_STEPS = 2  # the optimizer allocates in the first; its peak is in both
 
-_STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")  # 5: the peak begins anew
 
 
@@ -97,15 +97,11 @@ def peak_on_cpu(work: Callable[[], object]) -> int:
     try:
         ctypes.CDLL(None).malloc_trim(0)
         _CLEAR.write_text("5")
-        before = _status("VmRSS")
+        before = status_bytes("VmRSS")
         work()
-        return _status("VmHWM") - before
+        peak = status_bytes("VmHWM")
     except (OSError, AttributeError) as error:  # no /proc, no glibc
         raise Unavailable(f"the peak of memory cannot be told here: {error}") from error
-
-
-def _status(field: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    lines = _STATUS.read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return 1024 * int(line.split()[1])
+    if before is None or peak is None:
+        raise Unavailable("the peak of memory cannot be told here: the kernel tells none")
+    return peak - before

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from bench.generated import generated_shards
-from bench.planner.compute import demand_of, operations_per_image
+from bench.planner.compute import demand_of
 from bench.planner.measure import measure_costs
-from bench.planner.memory import plan_memory, step_memory
 from bench.planner.predict import Costs, Machine, predict
 from bench.stages import Task
 from bench.streams import timed
@@ -20,6 +19,8 @@ from bench.training_rungs import full_step, loader_stream
 from pipeline.shards import open_shards
 from tests.journey import ROOT
 from training.config import apply_settings
+from training.forecast.memory import plan_memory, step_memory
+from training.forecast.operations import operations_per_image
 from training.presets import demo, imagenet_rn50
 
 MILLI = 1e-3
