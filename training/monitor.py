@@ -16,6 +16,7 @@ from evaluation.knn import KnnConfig, leave_one_out_accuracy
 from pipeline.loader import evaluation_views
 from pipeline.rng import Stream, random_words
 from pipeline.shards import Shards
+from training.allocator import give_freed_memory_back
 from training.config import TrainConfig
 from training.launch import World
 
@@ -61,11 +62,14 @@ class KnnMonitor:
         An error goes to `fail`, and nothing is returned: the run is to be saved, as after an error
         of its own loader.
         """
+        give_freed_memory_back()  # the step's, so that it does not add to the measurement's own
         try:
             return self._measure(encoder, bad_samples)
         except Exception as error:
             self._fail(error)
             return {}
+        finally:
+            give_freed_memory_back()
 
     def _rows_of_a_part(self) -> int:
         """With no more at a time than a step has, the measurement needs no more memory than it."""

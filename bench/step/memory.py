@@ -8,7 +8,6 @@ counted. All views at once is the step that `loss.kl_form=swap_views` takes.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from bench.harness import Unavailable, tell
 from bench.isolated import Setup, alone
 from bench.step.subject import Subject
+from training.allocator import give_freed_memory_back
 from training.config import TrainConfig
 from training.peak_memory import status_bytes
 
@@ -95,12 +95,12 @@ def peak_on_cpu(work: Callable[[], object]) -> int:
         Unavailable: the kernel does not begin a peak anew, or tells none.
     """
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        give_freed_memory_back()
         _CLEAR.write_text("5")
         before = status_bytes("VmRSS")
         work()
         peak = status_bytes("VmHWM")
-    except (OSError, AttributeError) as error:  # no /proc, no glibc
+    except OSError as error:  # no /proc
         raise Unavailable(f"the peak of memory cannot be told here: {error}") from error
     if before is None or peak is None:
         raise Unavailable("the peak of memory cannot be told here: the kernel tells none")

@@ -31,7 +31,7 @@ class Footprint:
 
     def beside(self, rehearsal: Rehearsal | None) -> tuple[float | None, float | None]:
         """Return bytes (of the host, all processes; of each GPU) that the run will hold."""
-        if rehearsal is None or rehearsal.peak_host_bytes is None:
+        if rehearsal is None:
             return None, None
         host, device = self._totals(self.config.global_batch_size)
         then_host, then_device = self._totals(rehearsal.global_batch_size)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -31,7 +32,8 @@ _SETTLING_STEPS, _SETTLING_SECONDS = 4, 5.0
 _STEPS, _SECONDS = 4, 20.0  # that are measured, at least
 _NEVER = 10**9  # steps or epochs
 _POLL = 0.1
-_END_SECONDS = 60.0  # for the rehearsal to save and leave
+# For the rehearsal to end the step that it is in, to save and to leave.
+_END_SECONDS, _END_STEPS = 60.0, 3
 
 
 class Failed(RuntimeError):
@@ -49,7 +51,7 @@ class Rehearsal:
     images_per_second_80: float
     wait_share: float  # of the time, waiting for views
     bottleneck: str
-    peak_host_bytes: float | None  # of the largest process
+    peak_host_bytes: float  # of the largest process
     peak_device_bytes: float | None
     saved_bytes: int  # of a checkpoint
     bad_samples: int
@@ -83,14 +85,19 @@ def rehearse(
         )
         with _leaving_on_sigterm():
             actor.start()
+            patience = _END_SECONDS
             try:
                 lines = _watch(actor, out, said, tell)
+                slowest = min(line["images_per_second"] for line in lines)
+                patience += _END_STEPS * config.global_batch_size / slowest
             finally:
-                _end(actor)
+                _end(actor, patience)
         if actor.exitcode != 128 + signal.SIGTERM:
             raise Failed(_ended(actor.exitcode, said))
         saved = max(path.stat().st_size for path in out.glob("checkpoint-*.pt"))
-    return _summary(lines, config.global_batch_size, saved)
+    # Of the largest of all processes below this one, when they have ended: with the save.
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return _summary(lines, config.global_batch_size, peak_host_bytes=peak, saved_bytes=saved)
 
 
 def _without_end(config: TrainConfig) -> TrainConfig:
@@ -164,10 +171,10 @@ def _log_lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _end(actor: Any) -> None:
+def _end(actor: Any, patience: float) -> None:
     """Ask it to save and leave; force it if it does not."""
     actor.terminate()
-    actor.join(_END_SECONDS)
+    actor.join(patience)
     if actor.is_alive():
         actor.kill()
         actor.join()
@@ -197,7 +204,9 @@ def _leaving_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _summary(lines: list[dict[str, Any]], batch: int, saved: int) -> Rehearsal:
+def _summary(
+    lines: list[dict[str, Any]], batch: int, *, peak_host_bytes: int, saved_bytes: int
+) -> Rehearsal:
     rates = [line["images_per_second"] for line in lines]
     fifths = quantiles(rates, n=5, method="inclusive")
     last = lines[-1]
@@ -209,8 +218,8 @@ def _summary(lines: list[dict[str, Any]], batch: int, saved: int) -> Rehearsal:
         images_per_second_80=fifths[-1],
         wait_share=median(line["wait_share"] for line in lines),
         bottleneck=last["bottleneck"],
-        peak_host_bytes=last.get("peak_host_bytes"),
+        peak_host_bytes=float(peak_host_bytes),
         peak_device_bytes=last.get("peak_device_bytes"),
-        saved_bytes=saved,
+        saved_bytes=saved_bytes,
         bad_samples=last["bad_samples"],
     )
