@@ -112,27 +112,48 @@ def test_the_disk_is_that_of_the_nearest_folder(tmp_path):
     assert nearest_folder(Path("relative")) == Path.cwd()
 
 
-def test_a_rehearsed_batch_is_laid_on_by_count(shards, tiny):
+def parts_of(found, *names):
+    every = found.host | found.device
+    return sum(every[name] for name in names)
+
+
+def test_what_was_held_beyond_libraries_and_weights_grows_with_the_batch(shards, tiny):
     footprint = Footprint(tiny, shards, 2, on_gpu=False)
-    same = replace(REHEARSAL, global_batch_size=tiny.global_batch_size)
-    assert footprint.beside(same) == (2e9, None)
-    assert footprint.beside(None) == (None, None)
-    half = replace(REHEARSAL, global_batch_size=tiny.global_batch_size // 2)
-    whole, less = (footprint.counted(size) for size in (tiny.global_batch_size, 4))
-    more = sum(whole.host.values()) + sum(whole.device.values())
-    more -= sum(less.host.values()) + sum(less.device.values())
-    assert more > 0
-    assert footprint.beside(half)[0] == pytest.approx(2e9 + 2 * more)
+    whole = replace(REHEARSAL, global_batch_size=8)
+    assert footprint.of_run(whole, libraries=3e8) == (2e9, None)
+    assert footprint.of_run(None) == (None, None)
+    fixed = parts_of(footprint.counted(8), "weights", "gradients", "optimizer", "index")
+    growing = 1e9 - 3e8 - fixed - REHEARSAL.saved_bytes
+    half = replace(REHEARSAL, global_batch_size=4)
+    found, _ = footprint.of_run(half, libraries=3e8)
+    assert found == pytest.approx(2 * (1e9 + growing))
+    idle = replace(half, peak_host_bytes=2e8)  # less than the libraries: nothing is taken off
+    assert footprint.of_run(idle, libraries=3e8)[0] == 4e8
+
+
+def test_knn_adds_its_own_rings_less_the_activations_that_are_gone(shards, tiny):
+    whole = replace(REHEARSAL, global_batch_size=8)
+    large = apply_settings(tiny, ["recipe.large_size=128"])
+    unwatched, _ = Footprint(large, shards, 1, on_gpu=False).of_run(whole, libraries=3e8)
+    watched = replace(large, monitor_every=1)
+    # of 8 pictures in a step as many are measured at a time: on a CPU activations are more
+    assert Footprint(watched, shards, 1, on_gpu=False).of_run(whole, libraries=3e8)[0] == unwatched
+    footprint = Footprint(watched, shards, 1, on_gpu=True)
+    found, _ = footprint.of_run(whole, libraries=3e8)
+    rings = parts_of(footprint.counted(8), "bytes read", "pixels and masks")
+    assert found > 1e9 + rings * 0.99
+    assert found < 1e9 + rings + 4 * 8 * 3 * 128**2 * 4 * 1.01  # four batches of one view
 
 
 def test_the_parts_of_a_gpu_and_of_its_host_are_kept_apart(shards, tiny):
     footprint = Footprint(tiny, shards, 1, on_gpu=True)
+    found = footprint.counted(8)
     half = replace(REHEARSAL, global_batch_size=4, peak_device_bytes=3e9)
-    host, device = footprint.beside(half)
-    whole, less = (footprint.counted(size) for size in (tiny.global_batch_size, 4))
-    assert host - 1e9 == pytest.approx(sum(whole.host.values()) - sum(less.host.values()))
-    assert device - 3e9 == pytest.approx(sum(whole.device.values()) - sum(less.device.values()))
-    step = sum(whole.device.values())
+    host, device = footprint.of_run(half, libraries=3e8)
+    growing = 1e9 - 3e8 - REHEARSAL.saved_bytes - parts_of(found, "index")
+    assert host == pytest.approx(1e9 + growing)
+    assert device == pytest.approx(6e9 - parts_of(found, "weights", "gradients", "optimizer"))
+    step = sum(found.device.values())
     assert footprint.fits(8, replace(ROOMY, device=1.3 * step), share=0.8)
     assert not footprint.fits(8, replace(ROOMY, device=1.2 * step), share=0.8)
 
@@ -164,7 +185,11 @@ def test_a_batch_that_takes_a_cpu_too_long_is_halved_while_it_can_be(shards, tin
 def test_a_batch_that_does_not_fit_is_halved_and_one_that_never_fits_is_not_rehearsed(shards, tiny):
     plan = plan_of(tiny, shards)
     footprint = Footprint(tiny, shards, 1, on_gpu=False)
-    needs = {size: sum(footprint._totals(size)) for size in (8, 4)}
+    counted = {size: footprint.counted(size) for size in (8, 4)}
+    needs = {
+        size: sum(found.host.values()) + sum(found.device.values())
+        for size, found in counted.items()
+    }
     room = replace(ROOMY, host=(needs[8] + needs[4]) / 2 / 0.8)
     assert _trial(tiny, plan, footprint, room, 1).global_batch_size == 4
     assert _trial(tiny, plan, footprint, replace(ROOMY, host=needs[4] / 2), 1) is None

@@ -21,7 +21,7 @@ from training.forecast.operations import (
 )
 from training.forecast.rehearsal import Failed, Rehearsal, Run, rehearse
 from training.forecast.room import Room, nearest_folder, room_here
-from training.monitor import MAX_SAMPLES
+from training.monitor import num_measured
 from training.plan import Plan
 
 # Operations of a step that a CPU is asked to rehearse: some ten seconds on two cores.
@@ -86,7 +86,7 @@ def forecast(
                 failure = ""
             except Failed as error:
                 failure = str(error)
-        host, device = footprint.beside(rehearsal)
+        host, device = footprint.of_run(rehearsal)
         disk = _disk(config, plan, rehearsal)
         done = checkpoint.completed_steps(out)
         rate = rehearsal.images_per_second if rehearsal else None
@@ -173,8 +173,7 @@ def _work(config: TrainConfig, plan: Plan, shards: Shards, *, done: int, size: i
         work += share * steps * config.global_batch_size
         if config.monitor_every and (epoch + 1) % config.monitor_every == 0:
             (forward,) = forward_operations(config.model.encoder, config.recipe.large_size)
-            measured = min(MAX_SAMPLES, int((shards.labels >= 0).sum()))
-            work += size * measured * forward / whole
+            work += size * num_measured(shards, config) * forward / whole
     return work
 
 
