@@ -72,7 +72,7 @@ HOMES = {
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
     "PIL": ["pipeline/sources/*", "evaluation/*", "bench/generated.py", "bench/peers/*"],
     "rich": [*ENTRY_POINTS, "training/runlog.py"],
-    "scipy": ["pipeline/saliency/*"],
+    "scipy": [],
     "simplejpeg": [
         *("pipeline/loader/turbojpeg.py", "pipeline/shards/*", "pipeline/sources/*"),
         "bench/peers/*",

@@ -101,7 +101,7 @@ class _Work:
 
     def _make(self, method: str) -> Floats:
         if method == "mbd":
-            return barrier(self.scene).astype(np.float32)
+            return barrier(self.scene)
         if method in _OF_SUPERPIXELS:
             return self.scene.paint(_OF_SUPERPIXELS[method](self.scene))
         if self.background is None:
