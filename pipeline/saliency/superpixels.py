@@ -106,13 +106,13 @@ def make_scene(image: Bytes, settings: SceneSettings | None = None) -> Scene:
 
 
 def two_rings(scene: Scene) -> Flags:
-    """Return [N, N]: neighbours, neighbours of neighbours, and all pairs on the border.
+    """Return [N, N]: neighbours, and neighbours of neighbours, where all of the border are such.
 
     This is the graph of MR, MC and RBD's optimisation. No node is its own neighbour.
     """
-    steps = scene.adjacent.astype(np.float32)
-    linked: Flags = scene.adjacent | (steps @ steps > 0)
-    linked |= np.logical_and.outer(scene.border, scene.border)
+    near = scene.adjacent | np.logical_and.outer(scene.border, scene.border)
+    steps = near.astype(np.float32)
+    linked: Flags = near | (steps @ steps > 0)
     np.fill_diagonal(linked, False)
     return linked
 
