@@ -2,7 +2,9 @@
 
 1. Multi-layer cellular automata (Qin, Lu, Xu, Wang: "Saliency detection via cellular automata",
    CVPR 2015, section 4): each map is a layer, and a cell grows more salient as the same cells of
-   the other maps are above their own Otsu thresholds. The result is the mean of the layers.
+   the other maps are above their own thresholds. The result is the mean of the layers. The
+   thresholds are Otsu's of the maps' roots: of the maps themselves, as in the paper, they part an
+   object's brightest spots from the rest of it.
 2. RBD's optimisation (see `rbd`) with this mean as the foreground cue. Its background cue counts
    where the mean is low: what most methods agree on is not background because it nears the border.
 3. MB+'s contrast (see `barrier`): most of a map is surely the one or the other.
@@ -36,7 +38,7 @@ def automata(layers: Doubles, areas: Doubles) -> Doubles:
     Args:
         areas: [N], how much a superpixel counts for the thresholds.
     """
-    limits = np.array([otsu(layer, areas) for layer in layers])
+    limits = np.array([otsu(np.sqrt(layer), areas) ** 2 for layer in layers])
     odds_limits = _log_odds(limits)[:, None]
     odds = _log_odds(layers)
     for _ in range(_STEPS):

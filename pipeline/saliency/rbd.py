@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.saliency.compiled_ways import shortest_ways
-from pipeline.saliency.superpixels import Doubles, Scene, normalised, two_rings
+from pipeline.saliency.superpixels import Doubles, Scene, normalised
 
 _COLOUR_SIGMA = 10.0  # Lab units; sections 3.2 and 5
 _CONNECTIVITY_SIGMA = 1.0  # (5)
@@ -74,7 +74,7 @@ def optimised(scene: Scene, foreground: Doubles, background: Doubles) -> Doubles
     another.
     """
     alike = np.exp(-(scene.distances**2) / (2 * _COLOUR_SIGMA**2)) + _SMOOTHNESS_FLOOR  # (10)
-    weights = np.where(two_rings(scene), alike, 0)
+    weights = np.where(scene.adjacent, alike, 0)
     system = -weights
     pull = foreground + background
     np.fill_diagonal(system, weights.sum(axis=1) + pull + 1e-9)

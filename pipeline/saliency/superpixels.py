@@ -108,7 +108,7 @@ def make_scene(image: Bytes, settings: SceneSettings | None = None) -> Scene:
 def two_rings(scene: Scene) -> Flags:
     """Return [N, N]: neighbours, and neighbours of neighbours, where all of the border are such.
 
-    This is the graph of MR, MC and RBD's optimisation. No node is its own neighbour.
+    This is the graph of MR and MC. No node is its own neighbour.
     """
     near = scene.adjacent | np.logical_and.outer(scene.border, scene.border)
     steps = near.astype(np.float32)

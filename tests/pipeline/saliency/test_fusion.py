@@ -13,7 +13,7 @@ from tests.pipeline.saliency.support import tiny_scene
 def test_each_cell_is_moved_by_the_same_cells_of_the_other_maps():
     rng = np.random.default_rng(0)
     layers, areas = rng.random((4, 25)), rng.integers(1, 9, 25).astype(float)
-    limits = [otsu(layer, areas) for layer in layers]
+    limits = [otsu(np.sqrt(layer), areas) ** 2 for layer in layers]
     state = layers.clip(0.01, 0.99).tolist()
     for _ in range(5):
         moved = [row[:] for row in state]

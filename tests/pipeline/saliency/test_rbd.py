@@ -17,7 +17,7 @@ from pipeline.saliency.rbd import (
     rbd,
     weighted_contrast,
 )
-from pipeline.saliency.superpixels import make_scene, two_rings
+from pipeline.saliency.superpixels import make_scene
 from tests.pipeline.saliency.support import disc_picture, tiny_scene
 
 
@@ -98,13 +98,12 @@ def test_optimised_saliency_has_the_least_cost():
     rng = np.random.default_rng(0)
     count = len(scene.areas)
     foreground, background = rng.random(count), rng.random(count)
-    linked = two_rings(scene)
 
     def cost(s):
         total = sum(background * s**2) + sum(foreground * (s - 1) ** 2)
         for i in range(count):
             for j in range(i):
-                if linked[i, j]:
+                if scene.adjacent[i, j]:
                     alike = math.exp(-(scene.distances[i, j] ** 2) / (2 * 10**2)) + 0.1
                     total += alike * (s[i] - s[j]) ** 2
         return total
