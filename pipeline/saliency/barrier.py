@@ -1,7 +1,8 @@
 """MB+: what no smooth way joins to the border, and whose colour no side of the picture has.
 
 Zhang, Sclaroff, Lin, Shen, Price, Mech: "Minimum barrier salient object detection at 80 FPS", ICCV
-2015. MB is the distance (section 3), MB+ adds a cue of background colours (section 4).
+2015. MB is the distance (section 3), MB+ adds a cue of background colours (section 4). "Code" marks
+parameters of the authors' published code.
 
 Shapes: h/w of the working picture.
 """
@@ -16,8 +17,10 @@ from pipeline.saliency.compiled_scan import barrier_distance, reconstruct
 from pipeline.saliency.superpixels import Floats, Real, Scene, normalised
 
 _FRAME = 0.1  # of a side: how wide the four border regions are
-_SMOOTHING = 20.0  # kernel width is this times the root of the map's mean, at 300 px
-_LEAST_VARIANCE = 1e-3  # Lab units squared: a side of one colour has none
+_REGULAR = 50 * (100 / 255) ** 2  # added to variances of colours, in Lab units squared; code
+_MEDIAN = 5  # pixels; code
+_SMOOTHING = 50.0  # kernel width is this times the root of the map's mean, at 300 px; code
+_LEAST_WIDTH = 3
 _STEEPNESS = 10.0  # b of the final contrast
 
 
@@ -25,9 +28,9 @@ def barrier(scene: Scene) -> Floats:
     """Return the saliency of each pixel, [h, w] in 0..1."""
     distance = np.zeros(scene.labels.shape, np.float32)
     for channel in np.moveaxis(scene.lab, 2, 0):
-        distance += barrier_distance(np.ascontiguousarray(channel))
-    both = normalised(normalised(distance) + background_colour_cue(scene.lab))
-    return enhanced(normalised(smoothed(both) * centredness(*both.shape)))
+        distance += barrier_distance(cv2.medianBlur(np.ascontiguousarray(channel), _MEDIAN))
+    both = normalised(distance) + background_colour_cue(scene.lab)
+    return enhanced(normalised(smoothed(normalised(both * centredness(*both.shape)))))
 
 
 def background_colour_cue(lab: Floats) -> Floats:
@@ -54,9 +57,8 @@ def background_colour_cue(lab: Floats) -> Floats:
 def smoothed(saliency: Floats) -> Floats:
     """Open and close by reconstruction: small spots go, edges stay."""
     longest = max(saliency.shape)
-    width = round(_SMOOTHING * float(np.sqrt(saliency.mean())) * longest / 300)
-    if width < 2:
-        return saliency
+    width = int(_SMOOTHING * float(np.sqrt(saliency.mean())) * longest / 300)
+    width = max(width, _LEAST_WIDTH)
     kernel = np.ones((width, width), np.uint8)
     opened = reconstruct(cv2.erode(saliency, kernel), saliency)
     closed: Floats = 1 - reconstruct(1 - cv2.dilate(opened, kernel), 1 - opened)
@@ -71,9 +73,18 @@ def centredness(height: int, width: int) -> Floats:
     return share
 
 
-def enhanced(saliency: NDArray[Real]) -> NDArray[Real]:
-    """Push values from the middle to 0 and 1 by a sigmoid; zeros stay zeros."""
-    pushed: NDArray[Real] = 1 / (1 + np.exp(-_STEEPNESS * (saliency - 0.5)))
+def enhanced(saliency: NDArray[Real], middle: float | None = None) -> NDArray[Real]:
+    """Push values away from the middle to 0 and 1 by a sigmoid; zeros stay zeros.
+
+    Args:
+        middle: by default half way between the mean of what reaches half the largest value and the
+            mean of the rest (code).
+    """
+    if middle is None:
+        high = saliency >= saliency.max() / 2
+        middle = 0.5 * float(saliency[high].mean())
+        middle += 0.5 * float(saliency[~high].mean()) if not high.all() else 0.0
+    pushed: NDArray[Real] = 1 / (1 + np.exp(-_STEEPNESS * (saliency - middle)))
     return normalised(pushed)
 
 
@@ -81,6 +92,6 @@ def _whitening(samples: Floats) -> tuple[Floats, Floats]:
     """Return what makes colours white, [3, 3], and the mean after it, [3]: norms are distances."""
     exact = samples.astype(np.float64)
     mean = exact.mean(axis=0)
-    covariance = (exact - mean).T @ (exact - mean) / len(exact) + _LEAST_VARIANCE * np.eye(3)
+    covariance = (exact - mean).T @ (exact - mean) / len(exact) + _REGULAR * np.eye(3)
     root = np.linalg.cholesky(np.linalg.inv(covariance))
     return root.astype(np.float32), (mean @ root).astype(np.float32)

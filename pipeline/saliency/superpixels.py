@@ -105,18 +105,6 @@ def make_scene(image: Bytes, settings: SceneSettings | None = None) -> Scene:
     )
 
 
-def two_rings(scene: Scene) -> Flags:
-    """Return [N, N]: neighbours, and neighbours of neighbours, where all of the border are such.
-
-    This is the graph of MR and MC. No node is its own neighbour.
-    """
-    near = scene.adjacent | np.logical_and.outer(scene.border, scene.border)
-    steps = near.astype(np.float32)
-    linked: Flags = near | (steps @ steps > 0)
-    np.fill_diagonal(linked, False)
-    return linked
-
-
 def pairwise_distances(points: Doubles) -> Doubles:
     """Return the Euclidean distances [N, N] between points [N, D]."""
     squares = (points**2).sum(axis=1)

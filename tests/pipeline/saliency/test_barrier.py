@@ -82,7 +82,7 @@ def test_colour_cue_is_the_distance_from_the_sides_without_the_farthest():
     cues = []
     for side in sides:
         samples = side.reshape(-1, 3).astype(float)
-        inverse = np.linalg.inv(np.cov(samples.T, bias=True) + 1e-3 * np.eye(3))
+        inverse = np.linalg.inv(np.cov(samples.T, bias=True) + 50 * (100 / 255) ** 2 * np.eye(3))
         middle = samples.mean(axis=0)
         cue = [[mahalanobis(pixel, middle, inverse) for pixel in row] for row in lab]
         cues.append(np.array(cue) / np.max(cue))
@@ -111,12 +111,17 @@ def test_the_middle_is_1_and_corners_are_0():
 
 def test_contrast_keeps_order_and_ends():
     values = np.linspace(0, 1, 11)
-    pushed = enhanced(values)
+    pushed = enhanced(values, middle=0.5)
     assert (np.diff(pushed) > 0).all()
     assert pushed[[0, 5, 10]] == pytest.approx([0, 0.5, 1])
     assert pushed[2] < 0.2
     assert pushed[8] > 0.8
     assert (enhanced(np.zeros(3)) == 0).all()
+
+
+def test_contrast_finds_its_middle_between_the_means_of_both_parts():
+    values = np.array([0, 0.1, 0.2, 0.6, 0.8])
+    assert enhanced(values) == pytest.approx(enhanced(values, middle=(0.1 + 0.7) / 2))
 
 
 def test_a_disc_is_behind_a_barrier():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from skimage.filters import threshold_otsu
 
-from pipeline.saliency.fusion import automata, fused, otsu
+from pipeline.saliency.fusion import automata, fused
+from pipeline.saliency.otsu import otsu
 from tests.pipeline.saliency.support import tiny_scene
 
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from pipeline.saliency.graph import border_linked, two_rings
 from pipeline.saliency.manifold_ranking import affinities, manifold_ranking, ranking_matrix
-from pipeline.saliency.superpixels import two_rings
 from tests.pipeline.saliency.support import tiny_scene
 
 
@@ -37,7 +37,7 @@ def test_ranking_is_the_limit_of_spreading():
 
 def test_affinities_fall_with_the_distance_of_colours():
     scene = tiny_scene()
-    linked = two_rings(scene)
+    linked = two_rings(border_linked(scene))
     weights = affinities(scene, linked)
     largest = max(scene.distances[i, j] for i, j in zip(*np.nonzero(linked), strict=True))
     for i in range(len(weights)):
@@ -48,7 +48,7 @@ def test_affinities_fall_with_the_distance_of_colours():
 
 def test_both_stages_are_those_of_the_paper():
     scene = tiny_scene()
-    weights = affinities(scene, two_rings(scene))
+    weights = affinities(scene, two_rings(border_linked(scene)))
 
     def stretched(values):
         return (values - values.min()) / (values.max() - values.min())

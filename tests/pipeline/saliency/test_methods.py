@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.saliency.fusion import otsu
 from pipeline.saliency.methods import METHODS, estimate, estimate_all
+from pipeline.saliency.otsu import otsu
 from pipeline.sources.demo import render
 from tests.pipeline.saliency.support import disc_picture
 

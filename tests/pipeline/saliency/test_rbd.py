@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.saliency.compiled_ways import shortest_ways
+from pipeline.saliency.graph import two_rings
 from pipeline.saliency.rbd import (
     background_probability,
     boundary_connectivity,
@@ -87,7 +88,7 @@ def test_contrast_is_weighted_by_place_and_background():
     for p in range(count):
         for i in range(count):
             gap = math.dist(scene.centres[p], scene.centres[i])
-            near = math.exp(-(gap**2) / (2 * 0.25**2))
+            near = math.exp(-(gap**2) / (2 * 0.4**2))
             contrast[p] += scene.distances[p, i] * near * background[i]
     contrast = (contrast - contrast.min()) / (contrast.max() - contrast.min())
     assert weighted_contrast(scene, background) == pytest.approx(contrast)
@@ -98,14 +99,16 @@ def test_optimised_saliency_has_the_least_cost():
     rng = np.random.default_rng(0)
     count = len(scene.areas)
     foreground, background = rng.random(count), rng.random(count)
+    near = two_rings(scene.adjacent)
 
     def cost(s):
         total = sum(background * s**2) + sum(foreground * (s - 1) ** 2)
         for i in range(count):
             for j in range(i):
-                if scene.adjacent[i, j]:
-                    alike = math.exp(-(scene.distances[i, j] ** 2) / (2 * 10**2)) + 0.1
-                    total += alike * (s[i] - s[j]) ** 2
+                weight = 0.1 * scene.adjacent[i, j]
+                if near[i, j] or (scene.border[i] and scene.border[j]):
+                    weight += math.exp(-(scene.distances[i, j] ** 2) / (2 * 10**2))
+                total += weight * (s[i] - s[j]) ** 2
         return total
 
     found = optimised(scene, foreground, background)

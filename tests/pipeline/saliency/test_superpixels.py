@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from pipeline.saliency.graph import border_linked, two_rings
 from pipeline.saliency.superpixels import (
     SceneSettings,
     make_scene,
     normalised,
     pairwise_distances,
-    two_rings,
 )
 from tests.pipeline.saliency.support import disc_picture, tiny_scene
 
@@ -47,7 +47,7 @@ def test_two_rings_are_ways_of_at_most_two_steps_where_the_border_is_one_neighbo
         {j for j in range(count) if scene.adjacent[i, j] or (scene.border[i] and scene.border[j])}
         for i in range(count)
     ]
-    linked = two_rings(scene)
+    linked = two_rings(border_linked(scene))
     for i in range(count):
         within = near[i].union(*(near[j] for j in near[i])) - {i}
         assert set(np.flatnonzero(linked[i])) == within
