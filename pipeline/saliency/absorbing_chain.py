@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles, Flags, normalised
 from pipeline.saliency.graph import border_linked, two_rings
 from pipeline.saliency.manifold_ranking import affinities
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised
+from pipeline.saliency.superpixels import Scene
 
 _LEVELS = 10  # section 4.3: bins of the histogram
 _SCATTERED = 2.0  # section 4.3: threshold of its score

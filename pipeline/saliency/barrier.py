@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.saliency.arrays import Floats, Real, normalised
 from pipeline.saliency.compiled_scan import barrier_distance, reconstruct
-from pipeline.saliency.superpixels import Floats, Real, Scene, normalised
+from pipeline.saliency.superpixels import Scene
 
 _FRAME = 0.1  # of a side: how wide the four border regions are
 _REGULAR = 50 * (100 / 255) ** 2  # added to variances of colours, in Lab units squared; code

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles
 from pipeline.saliency.barrier import enhanced
 from pipeline.saliency.otsu import otsu
 from pipeline.saliency.rbd import optimised
-from pipeline.saliency.superpixels import Doubles, Scene
+from pipeline.saliency.superpixels import Scene
 
 _VOTE = 0.15  # ln(lambda / (1 - lambda)): log odds that one other layer adds in a step
 _STEPS = 5

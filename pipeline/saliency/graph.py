@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.saliency.superpixels import Flags, Scene
+from pipeline.saliency.arrays import Flags
+from pipeline.saliency.superpixels import Scene
 
 
 def border_linked(scene: Scene) -> Flags:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles, Flags, normalised
 from pipeline.saliency.graph import border_linked, two_rings
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised
+from pipeline.saliency.superpixels import Scene
 
 _ALPHA = 0.99  # section 5.1
 _SIGMA_SQUARED = 0.1  # of colour distances in 0..1; section 5.1

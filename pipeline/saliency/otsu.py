@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.saliency.superpixels import Doubles
+from pipeline.saliency.arrays import Doubles
 
 _BINS = 256
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles, Flags, normalised
 from pipeline.saliency.compiled_ways import shortest_ways
 from pipeline.saliency.graph import border_linked, two_rings
 from pipeline.saliency.otsu import otsu
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised
+from pipeline.saliency.superpixels import Scene
 
 _COLOUR_SIGMA = 10.0  # Lab units; sections 3.2 and 5
 _CONNECTIVITY_SIGMA = 1.0  # (5)

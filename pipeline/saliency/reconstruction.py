@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised
+from pipeline.saliency.arrays import Doubles, Flags, normalised
+from pipeline.saliency.superpixels import Scene
 
 _ENERGY = 0.95  # of the border's variance that the dense basis keeps; the paper leaves it open
 _SPARSITY = 0.01  # lambda; section 3.2

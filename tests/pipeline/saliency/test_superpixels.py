@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 
+from pipeline.saliency.arrays import normalised, pairwise_distances
 from pipeline.saliency.graph import border_linked, two_rings
-from pipeline.saliency.superpixels import (
-    SceneSettings,
-    make_scene,
-    normalised,
-    pairwise_distances,
-)
+from pipeline.saliency.superpixels import SceneSettings, make_scene
 from tests.pipeline.saliency.support import disc_picture, tiny_scene
 
 
