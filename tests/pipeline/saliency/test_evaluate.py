@@ -1,6 +1,7 @@
 """`python -m pipeline.saliency evaluate`: its table, its JSON line, and how it says no."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pipeline.saliency.__main__ import main
+import pipeline.saliency.__main__ as command
 from pipeline.saliency.evaluate import evaluate
 from pipeline.saliency.labelled import list_labelled, read_labelled
 from pipeline.saliency.measures import measure, summarise
@@ -29,7 +30,7 @@ def data(tmp_path):
 
 
 def run(*words):
-    return CliRunner().invoke(main, ["evaluate", *map(str, words)])
+    return CliRunner().invoke(command.main, ["evaluate", *map(str, words)])
 
 
 def test_the_table_has_a_row_for_each_method(data):
@@ -129,6 +130,18 @@ def test_what_cannot_be_measured_is_one_line(data, spoil, says, processes):
 def test_unknown_methods_are_one_line(data, methods, says):
     result = run("--data", data, "--methods", methods)
     assert (result.exit_code, says in result.stderr) == (2, True)
+
+
+def test_a_process_that_dies_is_one_line(data, monkeypatch):
+    def die(*_, **__):
+        raise BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr(command, "evaluate", die)
+    result = run("--data", data)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "Error: a process died; out of memory? try fewer --processes"
+    )
 
 
 @pytest.mark.real
