@@ -44,15 +44,15 @@ def background_colour_cue(lab: Floats) -> Floats:
     rows, columns = max(round(height * _FRAME), 1), max(round(width * _FRAME), 1)
     sides = (lab[:rows], lab[-rows:], lab[:, :columns], lab[:, -columns:])
     whitenings = [_whitening(side.reshape(-1, 3)) for side in sides]
-    turn = np.concatenate([root for root, _ in whitenings], axis=1)  # [3, 4 * 3]
-    shift = np.concatenate([centre for _, centre in whitenings])
-    squares = (lab.reshape(-1, 3) @ turn - shift) ** 2
-    cues = np.sqrt(squares @ np.kron(np.eye(4, dtype=np.float32), np.ones((3, 1), np.float32)))
-    cues /= np.maximum(cues.max(axis=0), 1e-12)
-    farthest = cues[:, 0].copy()
-    for cue in cues.T[1:]:  # the reduction over a short axis would take ten times as long
-        np.maximum(farthest, cue, out=farthest)
-    return normalised((cues @ np.ones(4, np.float32) - farthest).reshape(height, width))
+    planes = np.ascontiguousarray(lab.reshape(-1, 3).T)
+    total = farthest = np.float32(0)
+    for root, centre in whitenings:
+        white = root.T @ planes
+        white -= centre[:, None]
+        cue = np.sqrt(white[0] ** 2 + white[1] ** 2 + white[2] ** 2)
+        cue /= max(float(cue.max()), 1e-12)
+        total, farthest = total + cue, np.maximum(farthest, cue)
+    return normalised((total - farthest).reshape(height, width))
 
 
 def smoothed(saliency: Floats) -> Floats:

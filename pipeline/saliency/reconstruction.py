@@ -126,17 +126,20 @@ def clusters(points: Doubles, count: int) -> NDArray[np.int64]:
     """
     first = ((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()
     centres = points[[first]]
+    gaps = np.full(len(points), np.inf)
     while len(centres) < min(count, len(points)):
-        gaps = ((points[:, None] - centres) ** 2).sum(axis=2).min(axis=1)
+        gaps = np.minimum(gaps, ((points - centres[-1]) ** 2).sum(axis=1))
         centres = np.concatenate((centres, points[[gaps.argmax()]]))
     cluster = np.full(len(points), -1)
     for _ in range(_ROUNDS):
-        nearest = ((points[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        # squared distances but for the points' own lengths, which are the same to all centres
+        nearest = ((centres**2).sum(axis=1) - 2 * points @ centres.T).argmin(axis=1)
         if (nearest == cluster).all():
             break
         cluster = nearest
-        for k in np.unique(cluster):
-            centres[k] = points[cluster == k].mean(axis=0)
+        members = (cluster[:, None] == np.arange(len(centres))).astype(np.float64)
+        sizes = members.sum(axis=0)[:, None]
+        centres = np.where(sizes > 0, members.T @ points / np.maximum(sizes, 1), centres)
     return np.unique(cluster, return_inverse=True)[1]
 
 
