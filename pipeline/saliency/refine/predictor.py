@@ -1,0 +1,67 @@
+"""A trained student, ready to predict: folded BatchNorm, channels last, bfloat16 on a GPU.
+
+Shapes: B pictures, s sides of the student's input, h = s / 2 of its maps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.batch import Bytes
+from pipeline.saliency.refine.distil import FORMAT
+from pipeline.saliency.refine.states import load_state
+from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
+from pipeline.saliency.refine.updates import half_precision
+
+
+class Predictor:
+    """Gives masks of pictures. `side` is the s of its pictures."""
+
+    def __init__(self, student: Student, side: int, device: torch.device) -> None:
+        self.side = side
+        self._device = device
+        self._student = student.eval()
+        _fold(self._student)
+        self._student.to(device, memory_format=torch.channels_last)
+
+    def masks(self, pictures: Bytes) -> Bytes:
+        """Return probabilities of salient, uint8 [B, h, h] of 0..255, for uint8 [B, s, s, 3]."""
+        with torch.inference_mode(), half_precision(self._device):
+            logits = self._student(torch.from_numpy(pictures).to(self._device))[0]
+            levels = (logits.sigmoid() * 255).round().to(torch.uint8)
+        masks: Bytes = levels.cpu().numpy()
+        return masks
+
+
+def load_predictor(path: Path, device: torch.device) -> Predictor:
+    """Read a student.pt.
+
+    Raises:
+        ValueError: it is missing, damaged, of another format or something else.
+    """
+    state = load_state(path)
+    if not {"format", "network", "state_dict"} <= state.keys():
+        raise ValueError(f"{path} holds no student; give the student.pt of a training of masks")
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"{path} is of format {state['format']}, this version reads {FORMAT}; use the version "
+            "of this project that wrote it"
+        )
+    config = StudentNetworkConfig(**state["network"])
+    student = Student(config)
+    student.load_state_dict(state["state_dict"])
+    return Predictor(student, config.side, device)
+
+
+def _fold(module: nn.Module) -> None:
+    """Put each BatchNorm into the convolution before it."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential) and isinstance(child[0], nn.Conv2d):
+            child[0] = fuse_conv_bn_eval(child[0], child[1])
+            child[1] = nn.Identity()
+        else:
+            _fold(child)
