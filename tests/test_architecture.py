@@ -59,6 +59,7 @@ ENTRY_POINTS = [
     "convert_dataset.py",
     "evaluate.py",
     "evaluation/demo.py",
+    "pipeline/saliency/__main__.py",
     "bench/*",
 ]
 HOMES = {
@@ -67,18 +68,20 @@ HOMES = {
     "ffcv": ["pipeline/shards/beton*.py", "bench/peers/ffcv*.py"],
     "kornia": ["bench/peers/kornia*.py"],
     "matplotlib": ["evaluation/*", "bench/plot.py"],
-    "numba": ["pipeline/augment/compiled*.py"],
+    "numba": ["pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"],
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
     "PIL": ["pipeline/sources/*", "evaluation/*", "bench/generated.py", "bench/peers/*"],
     "rich": [*ENTRY_POINTS, "training/runlog.py"],
-    "scipy": [],
+    "scipy": ["pipeline/saliency/*"],
     "simplejpeg": [
         *("pipeline/loader/turbojpeg.py", "pipeline/shards/*", "pipeline/sources/*"),
         "bench/peers/*",
     ],
+    "skimage": ["pipeline/saliency/*"],
     "sklearn": ["evaluation/*"],
     "tensorboard": ["training/runlog.py"],
     "torch.utils.tensorboard": ["training/runlog.py"],
+    "threadpoolctl": ["pipeline/saliency/*"],
     "torchvision": ["torchvision_cpu.py"],
     "triton": ["pipeline/augment/fused*.py"],
 }
