@@ -114,9 +114,7 @@ def list_photos(photos: str) -> Sequence[Record]:
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     origin = FolderOrigin(root=str(path.parent))
     records = [
-        Record(key=name, label_name=None, origin=origin, offset=0, size=0)
-        for name in names
-        if name
+        Record(key=name, label_name=None, origin=origin, offset=0, size=0) for name in names if name
     ]
     if not records:
         raise ValueError(f"{path} lists no photos; want a relative name on each line")

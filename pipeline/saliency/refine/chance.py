@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 
-import numpy as np
 import torch
 from numpy.random import Generator, Philox, SeedSequence
 

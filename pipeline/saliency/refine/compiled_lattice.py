@@ -104,10 +104,10 @@ def _elevate(feature, scale, elevated):
 
 @compiled
 def _locate(elevated, base, rank, share):
-    """Find the simplex of a point: its corner of remainder 0, the order of its residuals, shares."""
+    """Find the simplex of a point: its first corner, the order of its residuals, its shares."""
     total = 0
     for i in range(_CORNERS):
-        nearest = int(math.floor(elevated[i] / _CORNERS + 0.5))
+        nearest = math.floor(elevated[i] / _CORNERS + 0.5)
         base[i] = nearest * _CORNERS
         total += nearest
         rank[i] = 0
@@ -146,7 +146,7 @@ def _slot(key, table, keys):
 
 @compiled
 def _neighbours(table, keys, found):
-    """Return int32 [6, M, 2]: a step along direction j adds -1 to all coordinates but 5 to the j-th."""
+    """Return int32 [6, M, 2]: a step along j takes 1 from all coordinates and adds 6 to j."""
     neighbours = np.empty((_CORNERS, found, 2), np.int32)
     all_ones = 0
     for _ in range(FEATURES):

@@ -73,10 +73,12 @@ def refine_by_crf(image: Bytes, salient: Floats, config: CrfConfig) -> Floats:
     lattice = build_lattice(_features(image, config, shrink))
 
     def near(values: Floats) -> Floats:
-        return rows @ values @ columns
+        filtered: Floats = (rows @ values @ columns).astype(np.float32)
+        return filtered
 
     def alike(values: Floats) -> Floats:
-        return filter_lattice(*lattice, values.reshape(-1)).reshape(values.shape)
+        filtered: Floats = filter_lattice(*lattice, values.reshape(-1))
+        return filtered.reshape(values.shape)
 
     ones = np.ones_like(salient)
     near_norm, alike_norm = (1 / np.sqrt(kernel(ones) + 1e-20) for kernel in (near, alike))

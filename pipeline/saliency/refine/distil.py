@@ -24,7 +24,7 @@ from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.photos import read_photos
 from pipeline.saliency.refine.states import load_state, save_state
 from pipeline.saliency.refine.u2net import Student
-from pipeline.saliency.refine.updates import half_precision, set_learning_rate
+from pipeline.saliency.refine.updates import half_precision, set_learning_rate, to_device
 from pipeline.saliency.refine.workshop import Workshop
 
 STAGE = "student"
@@ -44,7 +44,7 @@ def distil(workshop: Workshop, teacher: str) -> None:
     pixels, targets = _read(workshop, teacher)
     student = Student(settings.network)
     draw_weights(student, torch_generator(config.seed, STAGE))
-    student.to(workshop.device, memory_format=torch.channels_last).train()
+    to_device(student.train(), workshop.device)
     optimizer, done = torch.optim.Adam(student.parameters()), 0
     if workshop.state(STAGE).is_file():
         state = load_state(workshop.state(STAGE))
@@ -83,7 +83,8 @@ def distillation_loss(maps: Sequence[Tensor], target: Tensor) -> Tensor:
         maps: logits float32 [B, h, h] each.
         target: probabilities float32 [B, s, s]; averaged down to the size of the maps.
     """
-    small = F.adaptive_avg_pool2d(target[:, None], maps[0].shape[1:])[:, 0]
+    height, width = maps[0].shape[1:]
+    small = F.adaptive_avg_pool2d(target[:, None], (height, width))[:, 0]
     losses = [F.binary_cross_entropy_with_logits(logits, small) for logits in maps]
     return torch.stack(losses).sum()
 

@@ -22,7 +22,13 @@ from pipeline.saliency.refine.maps import missing_maps, to_bytes, write_map
 from pipeline.saliency.refine.network import SaliencyNetwork
 from pipeline.saliency.refine.refine_method import as_targets
 from pipeline.saliency.refine.states import load_state, save_state
-from pipeline.saliency.refine.updates import half_precision, set_learning_rate, split, update
+from pipeline.saliency.refine.updates import (
+    half_precision,
+    set_learning_rate,
+    split,
+    to_device,
+    update,
+)
 from pipeline.saliency.refine.workshop import Workshop
 
 STAGE = "fused"
@@ -36,7 +42,7 @@ def fuse(label_sets: Sequence[Bytes], workshop: Workshop) -> SaliencyNetwork:
     """
     config, phase = workshop.config, workshop.config.phase_two
     network = fresh_network(config.network, workshop.encoder, config.seed, STAGE)
-    network.to(workshop.device)
+    to_device(network, workshop.device)
     finished = workshop.out / "fused.pt"
     if finished.is_file():
         network.load_state_dict(load_state(finished)["network"])
@@ -62,9 +68,7 @@ def fuse(label_sets: Sequence[Bytes], workshop: Workshop) -> SaliencyNetwork:
 
     with workshop.report("fusion", phase.epochs - done) as tick:
         for epoch in range(done, phase.epochs):
-            set_learning_rate(
-                optimizer, phase.learning_rate, epoch, phase.epochs, phase.poly_power
-            )
+            set_learning_rate(optimizer, phase.learning_rate, epoch, phase.epochs, phase.poly_power)
             order = shuffled(len(workshop.photos), config.seed, STAGE, "epoch", epoch)
             for ids in split(order, phase.effective_batch):
                 pixels = workshop.photos.pixels

@@ -39,9 +39,7 @@ def read_encoder(path: Path) -> Encoder:
     config, weights = _read(path)
     architecture, width = str(config.get("architecture")), float(config.get("width", 1.0))
     if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"{path} is a {architecture}; --encoder takes {', '.join(ARCHITECTURES)}"
-        )
+        raise ValueError(f"{path} is a {architecture}; --encoder takes {', '.join(ARCHITECTURES)}")
     for name, wanted in (("stem", "imagenet"), ("padding", "symmetric")):
         if config.get(name, wanted) != wanted:
             raise ValueError(
@@ -75,7 +73,8 @@ def fresh_network(
     nn.init.normal_(network.head.weight, std=0.01, generator=torch_generator(seed, *words, "head"))
     if encoder is not None:
         network.trunk.load_state_dict(dict(encoder.weights))
-    return network.to(memory_format=torch.channels_last).train()
+    network.train()
+    return network
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -69,4 +69,5 @@ def read_map(path: Path) -> Bytes:
 
 def to_bytes(salient: Floats) -> Bytes:
     """Return a map or maps of 0..1 as levels of 0..255, rounded."""
-    return np.rint(salient * np.float32(255)).clip(0, 255).astype(np.uint8)
+    levels: Bytes = np.rint(salient * np.float32(255)).clip(0, 255).astype(np.uint8)
+    return levels

@@ -14,8 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline.batch import Bytes
 from pipeline.saliency.refine.distil import FORMAT
 from pipeline.saliency.refine.states import load_state
-from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
-from pipeline.saliency.refine.updates import half_precision
+from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig, Unit
+from pipeline.saliency.refine.updates import half_precision, to_device
 
 
 class Predictor:
@@ -26,7 +26,7 @@ class Predictor:
         self._device = device
         self._student = student.eval()
         _fold(self._student)
-        self._student.to(device, memory_format=torch.channels_last)
+        to_device(self._student, device)
 
     def masks(self, pictures: Bytes) -> Bytes:
         """Return probabilities of salient, uint8 [B, h, h] of 0..255, for uint8 [B, s, s, 3]."""
@@ -60,8 +60,11 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
 def _fold(module: nn.Module) -> None:
     """Put each BatchNorm into the convolution before it."""
     for child in module.children():
-        if isinstance(child, nn.Sequential) and isinstance(child[0], nn.Conv2d):
-            child[0] = fuse_conv_bn_eval(child[0], child[1])
+        if isinstance(child, Unit):
+            convolution, norm = child[0], child[1]
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            child[0] = fuse_conv_bn_eval(convolution, norm)
             child[1] = nn.Identity()
         else:
             _fold(child)

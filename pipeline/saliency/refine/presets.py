@@ -27,9 +27,7 @@ def small() -> RefineConfig:
     return RefineConfig(
         network=NetworkConfig(architecture="resnet18", width=0.5, size=128),
         phase_one=PhaseOneConfig(epochs=8, learning_rates=(1e-3, 1e-3, 1e-3)),
-        phase_two=PhaseTwoConfig(
-            epochs=24, learning_rate=1e-3, poly_power=0.9, effective_batch=20
-        ),
+        phase_two=PhaseTwoConfig(epochs=24, learning_rate=1e-3, poly_power=0.9, effective_batch=20),
         student=replace(StudentConfig(), epochs=40),
     )
 

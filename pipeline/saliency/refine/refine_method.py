@@ -22,7 +22,7 @@ from pipeline.saliency.refine.history import History
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map
 from pipeline.saliency.refine.states import load_state, save_state
-from pipeline.saliency.refine.updates import set_learning_rate, split, update
+from pipeline.saliency.refine.updates import set_learning_rate, split, to_device, update
 from pipeline.saliency.refine.workshop import Workshop
 
 
@@ -52,7 +52,7 @@ def _run_round(method: str, number: int, labels: Bytes, workshop: Workshop) -> F
     pixels, count = workshop.photos.pixels, len(workshop.photos)
     stage, words = f"{method}-round{number}", (method, "round", number)
     network = fresh_network(config.network, workshop.encoder, config.seed, *words)
-    network.to(workshop.device)
+    to_device(network, workshop.device)
     optimizer = torch.optim.Adam(network.parameters())
     maps, done = np.zeros(labels.shape, np.float32), 0
     if workshop.state(stage).is_file():

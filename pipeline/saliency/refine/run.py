@@ -84,7 +84,9 @@ def train_masks(
         if not (out / "student.pt").is_file():
             _run(methods, workshop)
     description = out / "saliency.json"
-    _write_json(description, {"method": METHOD, "version": VERSION, "labels_involved": False, **plan})
+    _write_json(
+        description, {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
+    )
     return Trained(
         student=out / "student.pt",
         description=description,
@@ -148,7 +150,9 @@ def _start(out: Path, plan: Mapping[str, Any]) -> None:
         if name != "encoder" and old.get(name) != new.get(name)
     ]
     if changed:
-        raise ValueError(f"{out} was started otherwise: {'; '.join(changed)}; choose another folder")
+        raise ValueError(
+            f"{out} was started otherwise: {'; '.join(changed)}; choose another folder"
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -60,14 +60,16 @@ def _as_tuple(values: Sequence[Any], example: Any, path: str, text: str) -> tupl
     """Lists of numbers, or of pairs like the example, as tuples."""
     if isinstance(example, tuple):
         kinds = [type(part) for part in example]
-        rows = [tuple(v) if isinstance(v, list) else () for v in values]
-        fits = all([type(part) for part in row] == kinds for row in rows)
+        row: tuple[Any, ...] = tuple(
+            tuple(value) if isinstance(value, list) else () for value in values
+        )
+        fits = all([type(part) for part in pair] == kinds for pair in row)
     else:
-        rows = [float(v) if type(v) is int else v for v in values]
-        fits = all(type(v) is type(example) for v in rows)
+        row = tuple(float(value) if type(value) is int else value for value in values)
+        fits = all(type(value) is type(example) for value in row)
     if not fits:
         raise ValueError(f"{path}={text}: want a list like {_as_json([example])}")
-    return tuple(rows)
+    return row
 
 
 def _replaced(config: Any, names: Sequence[str], value: Any) -> Any:

@@ -53,7 +53,7 @@ class Student(nn.Module):
     def __init__(self, config: StudentNetworkConfig) -> None:
         super().__init__()
         width, inner = config.channels, config.inner
-        self.stem = _Unit(3, inner, stride=2)
+        self.stem = Unit(3, inner, stride=2)
         self.down = nn.ModuleList(
             _Block(inner if level == 0 else width, inner, width, depth)
             for level, depth in enumerate((*_DEPTHS, 0, 0))
@@ -74,9 +74,7 @@ class Student(nn.Module):
         for block, skip in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
             x = block(torch.cat([_to(x, skip.shape[2:]), skip], dim=1))
             outputs.append(x)
-        maps = [
-            _to(side(x), size) for side, x in zip(self.sides, reversed(outputs), strict=True)
-        ]
+        maps = [_to(side(x), size) for side, x in zip(self.sides, reversed(outputs), strict=True)]
         together = self.all_sides(torch.cat(maps, dim=1))
         return [logits[:, 0].float() for logits in (together, *maps)]
 
@@ -86,20 +84,20 @@ class _Block(nn.Module):
 
     def __init__(self, inputs: int, inner: int, outputs: int, depth: int) -> None:
         super().__init__()
-        self.enter = _Unit(inputs, outputs)
+        self.enter = Unit(inputs, outputs)
         self.pools = depth > 0
         dilations = [1] * (depth + 1) + [2] if self.pools else [1, 2, 4, 8]
         channels = [outputs] + [inner] * (len(dilations) - 1)
         self.down = nn.ModuleList(
-            _Unit(c, inner, dilation=d) for c, d in zip(channels, dilations, strict=True)
+            Unit(c, inner, dilation=d) for c, d in zip(channels, dilations, strict=True)
         )
         back = dilations[:-1]
         self.up = nn.ModuleList(
-            _Unit(2 * inner, outputs if i == 0 else inner, dilation=d) for i, d in enumerate(back)
+            Unit(2 * inner, outputs if i == 0 else inner, dilation=d) for i, d in enumerate(back)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        entered = self.enter(x)
+        entered: Tensor = self.enter(x)
         x, levels = entered, []
         last = len(self.down) - 1
         for i, unit in enumerate(self.down):
@@ -113,15 +111,12 @@ class _Block(nn.Module):
         return x + entered
 
 
-class _Unit(nn.Sequential):
+class Unit(nn.Sequential):
     """3x3 convolution, BatchNorm, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
+        conv = nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def _to(x: Tensor, size: torch.Size) -> Tensor:

@@ -69,6 +69,14 @@ def set_learning_rate(
         group["lr"] = base * (1 - epoch / epochs) ** power
 
 
+def to_device(network: nn.Module, device: torch.device) -> None:
+    """Move a network to a device, its weights channels last: fast on CPUs and in bfloat16."""
+    network.to(device)
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
 def half_precision(device: torch.device) -> AbstractContextManager[None]:
     """bfloat16 autocast on a GPU, where it is fast; nothing on a CPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")

@@ -1,12 +1,12 @@
 """What all stages of a training of masks work with, and where they leave what they have made.
 
-    OUT/config.json          what the training was started with
-    OUT/maps/METHOD          maps of each hand-crafted method, by the names of the photos
-    OUT/maps/METHOD-roundR   history maps after round R of phase I
-    OUT/maps/fused           the fused network's maps
-    OUT/work/                states after the last complete epoch of stages under way
-    OUT/fused.pt             network of phase II
-    OUT/student.pt, OUT/saliency.json
+OUT/config.json          what the training was started with
+OUT/maps/METHOD          maps of each hand-crafted method, by the names of the photos
+OUT/maps/METHOD-roundR   history maps after round R of phase I
+OUT/maps/fused           the fused network's maps
+OUT/work/                states after the last complete epoch of stages under way
+OUT/fused.pt             network of phase II
+OUT/student.pt, OUT/saliency.json
 """
 
 from __future__ import annotations
