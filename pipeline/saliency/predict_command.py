@@ -20,6 +20,8 @@ from pipeline.saliency.train_command import choose_device
 from pipeline.sources import Record, list_records
 from pipeline.sources.folder import FolderOrigin
 
+BATCH_SIZE = {"cpu": 8, "cuda": 128}  # on a core, 8 at once fit its cache: 48 images/s, 32: 36
+
 
 @click.command("predict")
 @click.option(
@@ -31,7 +33,9 @@ from pipeline.sources.folder import FolderOrigin
 @click.option(
     "--out", required=True, type=Path, help="Folder of masks: a/b.png belongs to a/b.jpg."
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="[default: 8 on a CPU, 128 on a GPU]"
+)
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda")
 @click.option(
     "--threads", type=click.IntRange(min=1), help="To read and write.  [default: all cores]"
@@ -41,14 +45,15 @@ def predict_command(
     photos: str,
     model: Path,
     out: Path,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Write a mask for each photo that has none in --out yet; bad photos are named and left out."""
     with refusing():
-        predictor = load_predictor(model, choose_device(device))
+        place = choose_device(device)
+        predictor = load_predictor(model, place)
         records = list_photos(photos)
         names = unique_map_names(records)
         missing = set(missing_maps(out, names))
@@ -59,7 +64,7 @@ def predict_command(
                 wanted,
                 predictor,
                 out,
-                batch_size=batch_size,
+                batch_size=batch_size or BATCH_SIZE[place.type],
                 threads=threads or len(os.sched_getaffinity(0)),
             ):
                 if reason:

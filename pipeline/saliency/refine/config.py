@@ -21,9 +21,8 @@ class PhaseOneConfig:
         ValueError: a value out of range.
     """
 
-    rounds: int = 3
     epochs: int = 25  # of each round
-    learning_rates: tuple[float, ...] = (1e-6, 2e-6, 5e-6)  # of each round, Adam
+    learning_rates: tuple[float, ...] = (1e-6, 2e-6, 5e-6)  # Adam; each makes a round
     poly_power: float = 0.9  # the rate falls as (1 - epoch / epochs) ** poly_power
     beta: float = 1.0  # of the F-measure, as coded: not squared
     thresholds: tuple[tuple[str, float], ...] = (
@@ -35,18 +34,17 @@ class PhaseOneConfig:
     keep: float = 0.7  # of the history maps, each epoch; the rest is the new prediction
 
     def __post_init__(self) -> None:
-        _at_least_one("phase_one", self, ("rounds", "epochs", "effective_batch"))
+        _at_least_one("phase_one", self, ("epochs", "effective_batch"))
         _in_unit("phase_one", self, ("other_threshold", "later_threshold", "keep"))
-        if len(self.learning_rates) != self.rounds:
-            raise ValueError(
-                f"phase_one.learning_rates needs one for each of {self.rounds} rounds, got "
-                f"{self.learning_rates}"
-            )
-        if min(self.learning_rates) <= 0 or self.beta <= 0 or self.poly_power < 0:
+        if min(self.learning_rates, default=0) <= 0 or self.beta <= 0 or self.poly_power < 0:
             raise ValueError(
                 "phase_one: learning_rates and beta must be above 0, poly_power not below; got "
                 f"{self.learning_rates}, {self.beta}, {self.poly_power}"
             )
+
+    @property
+    def rounds(self) -> int:
+        return len(self.learning_rates)
 
     def threshold(self, method: str, round_number: int) -> float:
         """The threshold of a method's labels in a round, counted from 1."""

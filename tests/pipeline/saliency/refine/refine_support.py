@@ -22,7 +22,7 @@ TINY = RefineConfig(
     batch_size=3,
     network=NetworkConfig(architecture="resnet18", width=0.0625, size=32),
     phase_one=PhaseOneConfig(
-        rounds=2, epochs=2, learning_rates=(1e-3, 2e-3), effective_batch=5, other_threshold=0.4
+        epochs=2, learning_rates=(1e-3, 2e-3), effective_batch=5, other_threshold=0.4
     ),
     phase_two=PhaseTwoConfig(epochs=2, learning_rate=1e-3, effective_batch=4),
     student=StudentConfig(

@@ -174,7 +174,7 @@ LEARNING = replace(
     TINY,
     batch_size=10,
     network=NetworkConfig(architecture="resnet18", width=0.25, size=64),
-    phase_one=PhaseOneConfig(rounds=2, epochs=6, learning_rates=(3e-3, 3e-3), effective_batch=10),
+    phase_one=PhaseOneConfig(epochs=6, learning_rates=(3e-3, 3e-3), effective_batch=10),
     phase_two=PhaseTwoConfig(epochs=8, learning_rate=3e-3, poly_power=0.9, effective_batch=10),
     student=StudentConfig(
         network=StudentNetworkConfig(side=128, channels=16, inner=8), epochs=14, batch_size=10

@@ -61,7 +61,7 @@ def test_settings_change_what_they_name(budget):
         ("phase_one.epochs=2.5", "like 25"),
         ("phase_one.epochs=many", "like 25"),
         ("student.teacher_crf=1", "like true"),
-        ("phase_one.learning_rates=[1e-3, 1e-3]", "one for each of 3 rounds"),
+        ("phase_one.learning_rates=[]", "learning_rates and beta must be above 0"),
         ('phase_one.learning_rates=["a", 1, 2]', "want a list like"),
         ('phase_one.thresholds=["mc", 0.3]', "want a list like"),
         ("phase_one.keep=1.5", "phase_one.keep must lie in 0..1, got 1.5"),
