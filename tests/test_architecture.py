@@ -75,14 +75,11 @@ HOMES = {
     "ffcv": ["pipeline/shards/beton*.py", "bench/peers/ffcv*.py"],
     "kornia": ["bench/peers/kornia*.py"],
     "matplotlib": ["evaluation/*", "bench/plot.py"],
-    "numba": [
-        *("pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"),
-        "pipeline/saliency/refine/compiled*.py",
-    ],
+    "numba": ["pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"],
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
     "PIL": ["pipeline/sources/*", "evaluation/*", "bench/generated.py", "bench/peers/*"],
     "rich": [*ENTRY_POINTS, *SALIENCY_COMMANDS, "training/runlog.py"],
-    "scipy": ["pipeline/saliency/*"],
+    "scipy": [],
     "simplejpeg": [
         *("pipeline/loader/turbojpeg.py", "pipeline/shards/*", "pipeline/sources/*"),
         "bench/peers/*",

@@ -1,4 +1,4 @@
-"""Raster scans over a picture, which do not vectorise: compiled by numba, without the GIL.
+"""Raster scans over a picture, which do not vectorise: compiled.
 
 Shapes: h/w of the working picture.
 """
@@ -6,13 +6,10 @@ Shapes: h/w of the working picture.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from pipeline.saliency.compiled_jit import compiled
 
 _PASSES = 3  # of the barrier distance: Zhang et al. (ICCV 2015), section 3.1
-
-
-def compiled(function):
-    return njit(nogil=True, cache=True, boundscheck=False)(function)
 
 
 @compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 NAMES_SHOWN = 10
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 
 
 class Refused(click.ClickException):
@@ -29,16 +31,31 @@ def refusing() -> Iterator[None]:
 
 @contextmanager
 def report(stage: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show the progress of a stage on standard error; without a terminal, its last line alone."""
+    """Show the progress of a stage on standard error: a bar on a terminal, else lines."""
+    console = Console(stderr=True)
+    start = shown = time.perf_counter()
+    done = 0
     with Progress(
-        TextColumn("{task.description:>20}"),
+        TextColumn("{task.description:>22}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
-    ) as progress:
-        task = progress.add_task(stage, total=total)
-        yield lambda: progress.advance(task)
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(stage, total=total)
+
+        def tick() -> None:
+            nonlocal done, shown
+            bar.advance(task)
+            done += 1
+            now = time.perf_counter()
+            due = now - shown >= SECONDS_BETWEEN_LINES or done == total
+            if due and not console.is_terminal:
+                shown = now
+                click.echo(f"{stage}: {done}/{total}, {now - start:.0f} s", err=True)
+
+        yield tick
 
 
 def list_bad(bad: list[tuple[str, str]], what: str) -> None:

@@ -3,7 +3,9 @@
 1. Multi-layer cellular automata (Qin, Lu, Xu, Wang: "Saliency detection via cellular automata",
    CVPR 2015, section 4): each map is a layer, and a cell grows more salient as the same cells of
    the other maps are above their own Otsu thresholds. The result is the mean of the layers.
-2. RBD's optimisation (see `rbd`) with this mean as the foreground cue.
+2. RBD's optimisation (see `rbd`) with this mean as the foreground cue. Its background cue counts
+   where the mean is low: what most methods agree on is not background because it nears the border.
+3. MB+'s contrast (see `barrier`): most of a map is surely the one or the other.
 
 Shapes: L maps, N superpixels.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.barrier import enhanced
 from pipeline.saliency.rbd import optimised
 from pipeline.saliency.superpixels import Doubles, Scene
 
@@ -23,7 +26,8 @@ _BINS = 256
 
 def fused(scene: Scene, layers: Doubles, background: Doubles) -> Doubles:
     """Return the saliency [N], 0..1, of maps [L, N] in 0..1."""
-    return optimised(scene, automata(layers, scene.areas), background)
+    agreed = automata(layers, scene.areas)
+    return enhanced(optimised(scene, agreed, background * (1 - agreed)))
 
 
 def automata(layers: Doubles, areas: Doubles) -> Doubles:

@@ -21,16 +21,18 @@ from pipeline.saliency.fusion import fused
 from pipeline.saliency.hierarchical import hierarchical
 from pipeline.saliency.manifold_ranking import manifold_ranking
 from pipeline.saliency.rbd import background_probability, rbd
+from pipeline.saliency.reconstruction import reconstruction
 from pipeline.saliency.superpixels import Doubles, Floats, Scene, SceneSettings, make_scene
 
 FUSION = "fusion"
-SINGLE = ("rbd", "mr", "mc", "mbd", "hs")
+SINGLE = ("rbd", "mr", "mc", "mbd", "hs", "dsr")
 METHODS = (*SINGLE, FUSION)
 
 _OF_SUPERPIXELS: dict[str, Callable[[Scene], Doubles]] = {
     "mr": manifold_ranking,
     "mc": absorbing_chain,
     "hs": hierarchical,
+    "dsr": reconstruction,
 }
 
 
@@ -101,7 +103,7 @@ class _Work:
 
     def _make(self, method: str) -> Floats:
         if method == "mbd":
-            return barrier(self.scene).astype(np.float32)
+            return barrier(self.scene)
         if method in _OF_SUPERPIXELS:
             return self.scene.paint(_OF_SUPERPIXELS[method](self.scene))
         if self.background is None:

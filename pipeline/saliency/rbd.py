@@ -9,16 +9,14 @@ Shapes: N superpixels.
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import dijkstra
 
+from pipeline.saliency.compiled_ways import shortest_ways
 from pipeline.saliency.superpixels import Doubles, Scene, normalised, two_rings
 
 _COLOUR_SIGMA = 10.0  # Lab units; sections 3.2 and 5
 _CONNECTIVITY_SIGMA = 1.0  # (5)
 _SPACE_SIGMA = 0.25  # of the picture's sides; (4)
 _SMOOTHNESS_FLOOR = 0.1  # mu of (10)
-_BACKGROUND_WEIGHT = 5.0  # of the first term of (9), from the authors' code; the paper has 1
 
 
 def rbd(scene: Scene, background: Doubles) -> Doubles:
@@ -49,11 +47,10 @@ def geodesic_distances(scene: Scene) -> Doubles:
     np.fill_diagonal(linked, False)
     smallest = np.where(scene.adjacent, scene.distances, np.inf).min(axis=1)
     clip = smallest[np.isfinite(smallest)].mean() if np.isfinite(smallest).any() else 0.0
-    rows, columns = np.nonzero(linked)
-    steps = np.maximum(scene.distances[rows, columns] - clip, 0)
-    graph = csr_array((steps, (rows, columns)), shape=linked.shape)  # a stored zero is an edge
-    shortest: Doubles = dijkstra(graph, directed=True)
-    return shortest
+    steps = np.where(linked, np.maximum(scene.distances - clip, 0), np.inf).astype(np.float32)
+    np.fill_diagonal(steps, 0)
+    ways: Doubles = shortest_ways(steps).astype(np.float64)
+    return ways
 
 
 def boundary_connectivity(geodesic: Doubles, border: np.ndarray) -> Doubles:
@@ -79,6 +76,6 @@ def optimised(scene: Scene, foreground: Doubles, background: Doubles) -> Doubles
     alike = np.exp(-(scene.distances**2) / (2 * _COLOUR_SIGMA**2)) + _SMOOTHNESS_FLOOR  # (10)
     weights = np.where(two_rings(scene), alike, 0)
     system = -weights
-    pull = foreground + _BACKGROUND_WEIGHT * background
+    pull = foreground + background
     np.fill_diagonal(system, weights.sum(axis=1) + pull + 1e-9)
-    return normalised(np.linalg.solve(system, foreground))
+    return normalised(np.linalg.solve(system, foreground).astype(np.float64, copy=False))

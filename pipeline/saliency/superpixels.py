@@ -9,6 +9,7 @@ Shapes: H/W sides of the picture, h/w of the working picture, N superpixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.batch import Bytes
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Real = TypeVar("Real", np.float32, np.float64)
 
 _MIN_SIDE = 16  # of a working picture: a strip is widened to it
 _FLAT = 2.0  # Lab units: about the smallest difference that a person sees
@@ -29,7 +31,7 @@ _FLAT = 2.0  # Lab units: about the smallest difference that a person sees
 class SceneSettings:
     """How a picture is cut into superpixels."""
 
-    longer_side: int = 320  # of the working picture
+    longer_side: int = 300  # of the working picture, as in the paper of MB+
     superpixels: int = 200  # of a working picture of 4:3, as in the papers of RBD and MR
     compactness: float = 20.0  # SLIC's m: how much place counts beside colour
     iterations: int = 5
@@ -52,7 +54,8 @@ class Scene:
     @property
     def border(self) -> Flags:
         """[N]: touch any side."""
-        return np.logical_or.reduce(self.sides)
+        flags: Flags = np.logical_or.reduce(self.sides)
+        return flags
 
     def pool(self, pixels: Floats) -> Doubles:
         """Return the mean of a map [h, w] over each superpixel: [N]."""
@@ -103,13 +106,13 @@ def make_scene(image: Bytes, settings: SceneSettings | None = None) -> Scene:
 
 
 def two_rings(scene: Scene) -> Flags:
-    """Return [N, N]: neighbours, neighbours of neighbours, and all pairs on the border.
+    """Return [N, N]: neighbours, and neighbours of neighbours, where all of the border are such.
 
     This is the graph of MR, MC and RBD's optimisation. No node is its own neighbour.
     """
-    steps = scene.adjacent.astype(np.float32)
-    linked: Flags = scene.adjacent | (steps @ steps > 0)
-    linked |= np.logical_and.outer(scene.border, scene.border)
+    near = scene.adjacent | np.logical_and.outer(scene.border, scene.border)
+    steps = near.astype(np.float32)
+    linked: Flags = near | (steps @ steps > 0)
     np.fill_diagonal(linked, False)
     return linked
 
@@ -123,12 +126,12 @@ def pairwise_distances(points: Doubles) -> Doubles:
     return distances
 
 
-def normalised(values: NDArray[np.floating]) -> Doubles:
-    """Stretch values to 0..1; all zeros where they are all the same."""
-    low, high = float(values.min()), float(values.max())
-    if not high - low > 1e-9 * max(abs(high), abs(low), 1e-9):
-        return np.zeros(values.shape)
-    stretched: Doubles = (values.astype(np.float64) - low) / (high - low)
+def normalised(values: NDArray[Real]) -> NDArray[Real]:
+    """Stretch values to 0..1; all zeros where they are all the same but for rounding."""
+    low, high = values.min(), values.max()
+    if not high - low > 8 * np.finfo(values.dtype).eps * max(abs(high), abs(low)):
+        return np.zeros_like(values)
+    stretched: NDArray[Real] = (values - low) / (high - low)
     return stretched
 
 

@@ -12,13 +12,15 @@ import torch
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.console import list_bad, refusing, report
-from pipeline.saliency.methods import SINGLE, check_methods, estimate_all
+from pipeline.saliency.methods import check_methods, estimate_all
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.initial import read_encoder
 from pipeline.saliency.refine.presets import BUDGETS
 from pipeline.saliency.refine.run import train_masks
 from pipeline.saliency.refine.settings import apply_settings
 from pipeline.sources import list_records
+
+TEACHERS = ("mc", "hs", "dsr", "rbd")  # DeepUSPS's
 
 
 @click.command("train")
@@ -40,7 +42,7 @@ from pipeline.sources import list_records
 )
 @click.option(
     "--methods",
-    default=",".join(SINGLE),
+    default=",".join(TEACHERS),
     show_default=True,
     metavar="NAME,NAME",
     help="Hand-crafted methods that teach.",

@@ -13,17 +13,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from pipeline.saliency.compiled_jit import compiled
 
 FEATURES = 5
 MOST = 2048  # a corner's coordinates lie in -MOST..MOST-1: five of 12 bits make a key of 60
 
 _CORNERS = FEATURES + 1
-_MATH = {"contract", "reassoc", "nsz"}
-
-
-def compiled(function):
-    return njit(nogil=True, cache=True, fastmath=_MATH, boundscheck=False)(function)
 
 
 @compiled

@@ -8,7 +8,6 @@ Shapes: N photos, B of a batch, s sides of the student's input, h of its maps.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import cv2
@@ -28,11 +27,10 @@ from pipeline.saliency.refine.updates import half_precision, set_learning_rate, 
 from pipeline.saliency.refine.workshop import Workshop
 
 STAGE = "student"
-FORMAT = 1
 
 
-def distil(workshop: Workshop, teacher: str) -> None:
-    """Train the student on the maps of stage `teacher` and write OUT/student.pt.
+def distil(workshop: Workshop, teacher: str) -> Student:
+    """Return a student that has learned the maps of stage `teacher`.
 
     Training goes on after the last complete epoch when it was interrupted.
 
@@ -65,15 +63,7 @@ def distil(workshop: Workshop, teacher: str) -> None:
                 },
             )
             tick()
-    save_state(
-        workshop.out / "student.pt",
-        {
-            "format": FORMAT,
-            "network": dataclasses.asdict(settings.network),
-            "state_dict": student.state_dict(),
-        },
-    )
-    workshop.state(STAGE).unlink(missing_ok=True)
+    return student
 
 
 def distillation_loss(maps: Sequence[Tensor], target: Tensor) -> Tensor:

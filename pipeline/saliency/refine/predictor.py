@@ -5,24 +5,31 @@ Shapes: B pictures, s sides of the student's input, h = s / 2 of its maps.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.batch import Bytes
-from pipeline.saliency.refine.distil import FORMAT
-from pipeline.saliency.refine.states import load_state
+from pipeline.saliency.refine.states import load_state, save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig, Unit
 from pipeline.saliency.refine.updates import half_precision, to_device
 
+FORMAT = 1
+
 
 class Predictor:
-    """Gives masks of pictures. `side` is the s of its pictures."""
+    """Gives masks of pictures. `side` is the s of its pictures, `description` how it was made."""
 
-    def __init__(self, student: Student, side: int, device: torch.device) -> None:
-        self.side = side
+    def __init__(
+        self, student: Student, description: Mapping[str, Any], device: torch.device
+    ) -> None:
+        self.side = student.config.side
+        self.description = description
         self._device = device
         self._student = student.eval()
         _fold(self._student)
@@ -37,6 +44,17 @@ class Predictor:
         return masks
 
 
+def save_student(path: Path, student: Student, description: Mapping[str, Any]) -> None:
+    """Write a student for `load_predictor`; the description is nested plain values, as of JSON."""
+    content = {
+        "format": FORMAT,
+        "description": dict(description),
+        "network": dataclasses.asdict(student.config),
+        "state_dict": student.state_dict(),
+    }
+    save_state(path, content)
+
+
 def load_predictor(path: Path, device: torch.device) -> Predictor:
     """Read a student.pt.
 
@@ -44,17 +62,16 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
         ValueError: it is missing, damaged, of another format or something else.
     """
     state = load_state(path)
-    if not {"format", "network", "state_dict"} <= state.keys():
+    if not {"format", "description", "network", "state_dict"} <= state.keys():
         raise ValueError(f"{path} holds no student; give the student.pt of a training of masks")
     if state["format"] != FORMAT:
         raise ValueError(
             f"{path} is of format {state['format']}, this version reads {FORMAT}; use the version "
             "of this project that wrote it"
         )
-    config = StudentNetworkConfig(**state["network"])
-    student = Student(config)
+    student = Student(StudentNetworkConfig(**state["network"]))
     student.load_state_dict(state["state_dict"])
-    return Predictor(student, config.side, device)
+    return Predictor(student, state["description"], device)
 
 
 def _fold(module: nn.Module) -> None:

@@ -18,13 +18,16 @@ from typing import Any
 import torch
 
 from pipeline.saliency.refine.config import RefineConfig
+from pipeline.saliency.refine.distil import STAGE as STUDENT
 from pipeline.saliency.refine.distil import distil
 from pipeline.saliency.refine.fuse import STAGE as FUSED
 from pipeline.saliency.refine.fuse import fuse, write_fused_maps
 from pipeline.saliency.refine.handcrafted import HandCrafted, write_handcrafted_maps
 from pipeline.saliency.refine.initial import Encoder, fitted
 from pipeline.saliency.refine.photos import Photos, read_photos
+from pipeline.saliency.refine.predictor import save_student
 from pipeline.saliency.refine.refine_method import refine_method
+from pipeline.saliency.refine.u2net import Student
 from pipeline.saliency.refine.workshop import Report, Workshop
 from pipeline.sources.record import Record
 
@@ -81,26 +84,27 @@ def train_masks(
             out=out,
             report=report,
         )
-        if not (out / "student.pt").is_file():
-            _run(methods, workshop)
+        student = out / "student.pt"
+        facts = {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
+        if not student.is_file():
+            save_student(student, _run(methods, workshop), facts)
+        workshop.state(STUDENT).unlink(missing_ok=True)
     description = out / "saliency.json"
-    _write_json(
-        description, {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
-    )
+    _write_json(description, facts)
     return Trained(
-        student=out / "student.pt",
+        student=student,
         description=description,
         num_photos=len(photos),
         bad=photos.bad,
     )
 
 
-def _run(methods: HandCrafted, workshop: Workshop) -> None:
+def _run(methods: HandCrafted, workshop: Workshop) -> Student:
     write_handcrafted_maps(methods, workshop)
     refined = [refine_method(method, workshop) for method in methods.names]
     network = fuse(refined, workshop)
     write_fused_maps(network, workshop)
-    distil(workshop, FUSED)
+    return distil(workshop, FUSED)
 
 
 def _plan(

@@ -52,6 +52,7 @@ class Student(nn.Module):
 
     def __init__(self, config: StudentNetworkConfig) -> None:
         super().__init__()
+        self.config = config
         width, inner = config.channels, config.inner
         self.stem = Unit(3, inner, stride=2)
         self.down = nn.ModuleList(

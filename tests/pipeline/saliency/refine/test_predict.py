@@ -1,6 +1,5 @@
 """predict: masks of the pictures' own sizes, bad pictures, resuming, and the command."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pipeline.saliency.predict_command import list_photos, predict_command
 from pipeline.saliency.refine.chance import torch_generator
 from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.network import draw_weights
-from pipeline.saliency.refine.states import save_state
+from pipeline.saliency.refine.predictor import save_student
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 from pipeline.sources.demo import render
 from pipeline.sources.prepare import PrepareSettings, decode_mask_file, prepare
@@ -33,8 +32,7 @@ def model(tmp_path_factory):
             part.momentum = None
     student(torch.from_numpy(np.stack([photo(i).resize((128, 128)) for i in range(4)])))
     path = tmp_path_factory.mktemp("model") / "student.pt"
-    content = {"network": dataclasses.asdict(config), "state_dict": student.state_dict()}
-    save_state(path, {"format": 1, **content})
+    save_student(path, student, {})
     return path
 
 

@@ -129,6 +129,8 @@ def test_what_is_left_says_where_it_comes_from(uninterrupted):
     assert facts["num_photos"] == COUNT
     assert facts["initial_weights"] == "random"
     assert facts["settings"]["phase_one"]["learning_rates"] == [1e-3, 2e-3]
+    predictor = load_predictor(uninterrupted / "student.pt", torch.device("cpu"))
+    assert predictor.description == facts
     assert not list((uninterrupted / "work").iterdir())
     assert not list(uninterrupted.rglob("*.partial"))
 

@@ -1,7 +1,5 @@
 """The student: its size, its maps, the loss it learns by, and its folded form."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ import torch
 from pipeline.saliency.refine.chance import torch_generator
 from pipeline.saliency.refine.distil import distillation_loss
 from pipeline.saliency.refine.network import draw_weights
-from pipeline.saliency.refine.predictor import Predictor, load_predictor
+from pipeline.saliency.refine.predictor import Predictor, load_predictor, save_student
 from pipeline.saliency.refine.states import save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 
@@ -57,7 +55,7 @@ def test_the_folded_student_predicts_what_the_trained_one_does():
     student.eval()
     with torch.no_grad():
         expected = student(torch.from_numpy(pictures(3, 128)))[0].sigmoid().numpy() * 255
-    masks = Predictor(student, 128, CPU).masks(pictures(3, 128))
+    masks = Predictor(student, {}, CPU).masks(pictures(3, 128))
     assert masks.dtype == np.uint8
     assert masks.shape == (3, 64, 64)
     assert np.ptp(masks) > 5  # else a constant would pass
@@ -68,27 +66,25 @@ def test_masks_are_not_stretched_picture_by_picture():
     student = drawn(TINY)
     torch.nn.init.zeros_(student.all_sides.weight)
     torch.nn.init.constant_(student.all_sides.bias, -1.0)
-    masks = Predictor(student, 128, CPU).masks(pictures(2, 128))
+    masks = Predictor(student, {}, CPU).masks(pictures(2, 128))
     np.testing.assert_array_equal(masks, round(255 / (1 + np.e)))
 
 
 def test_a_saved_student_is_read_back(tmp_path):
     student = drawn(TINY).eval()
-    content = {
-        "format": 1,
-        "network": dataclasses.asdict(TINY),
-        "state_dict": student.state_dict(),
-    }
-    save_state(tmp_path / "student.pt", content)
-    masks = load_predictor(tmp_path / "student.pt", CPU).masks(pictures(2, 128))
-    np.testing.assert_array_equal(masks, Predictor(student, 128, CPU).masks(pictures(2, 128)))
+    save_student(tmp_path / "student.pt", student, {"labels_involved": False})
+    predictor = load_predictor(tmp_path / "student.pt", CPU)
+    assert predictor.description == {"labels_involved": False}
+    masks = predictor.masks(pictures(2, 128))
+    np.testing.assert_array_equal(masks, Predictor(student, {}, CPU).masks(pictures(2, 128)))
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
     other, damaged, later = (tmp_path / name for name in ("other.pt", "damaged.pt", "later.pt"))
     save_state(other, {"state_dict": {}})
     damaged.write_bytes(b"PK\x03\x04 nothing")
-    save_state(later, {"format": 2, "network": {}, "state_dict": {}})
+    later_content = {"format": 2, "description": {}, "network": {}, "state_dict": {}}
+    save_state(later, later_content)
     for path, reason in (
         (other, "holds no student"),
         (damaged, "damaged"),
