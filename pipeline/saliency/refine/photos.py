@@ -46,13 +46,11 @@ def read_photos(
             return read_square(record, size)
         except BadPicture as error:
             return error
-        finally:
-            tick()
 
-    pictures = list(pool.map(read, records))
     good: list[tuple[Record, UprightPicture]] = []
     bad: list[tuple[str, str]] = []
-    for record, picture in zip(records, pictures, strict=True):
+    for record, picture in zip(records, pool.map(read, records), strict=True):
+        tick()
         if isinstance(picture, UprightPicture):
             good.append((record, picture))
         else:

@@ -39,7 +39,8 @@ def predict_masks(
         OSError: a mask cannot be written.
     """
     waiting = iter([records[i : i + batch_size] for i in range(0, len(records), batch_size)])
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         reading: deque[_Reading] = deque()
         writing: deque[_Writing] = deque()
         for part in waiting:
@@ -50,6 +51,8 @@ def predict_masks(
             yield from _predict(reading.popleft(), predictor, out, pool, writing)
         while writing:
             yield from _written(writing.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _predict(

@@ -70,7 +70,8 @@ def train_masks(
     if not methods.names:
         raise ValueError("no hand-crafted method is given; at least one must teach")
     config = dataclasses.replace(config, network=fitted(config.network, encoder))
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         with report("photos", len(records)) as tick:
             photos = read_photos(records, config.network.size, pool, tick)
         plan = _plan(photos, methods, config, encoder)
@@ -84,13 +85,14 @@ def train_masks(
             out=out,
             report=report,
         )
-        student = out / "student.pt"
+        student, description = out / "student.pt", out / "saliency.json"
         facts = {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
         if not student.is_file():
             save_student(student, _run(methods, workshop), facts)
         workshop.state(STUDENT).unlink(missing_ok=True)
-    description = out / "saliency.json"
-    _write_json(description, facts)
+        _write_json(description, facts)
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
     return Trained(
         student=student,
         description=description,

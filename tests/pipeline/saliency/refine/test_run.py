@@ -184,6 +184,7 @@ LEARNING = replace(
 )
 
 
+@pytest.mark.slow
 def test_it_learns_better_masks_than_those_it_was_taught(tmp_path):
     """100 pictures teach; 40 others, which nobody has seen, tell."""
     train, held_out = demo_records(140)[:100], demo_records(140)[100:]
