@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pipeline.saliency.refine.config import (
     PhaseOneConfig,
     PhaseTwoConfig,
@@ -14,7 +12,7 @@ from pipeline.saliency.refine.network import NetworkConfig
 
 
 def paper() -> RefineConfig:
-    """The settings of DeepUSPS, for thousands of photos on a GPU. Not run yet."""
+    """The settings of DeepUSPS, for thousands of photos on a GPU."""
     return RefineConfig()
 
 
@@ -28,7 +26,7 @@ def small() -> RefineConfig:
         network=NetworkConfig(architecture="resnet18", width=0.5, size=128),
         phase_one=PhaseOneConfig(epochs=8, learning_rates=(1e-3, 1e-3, 1e-3)),
         phase_two=PhaseTwoConfig(epochs=24, learning_rate=1e-3, poly_power=0.9, effective_batch=20),
-        student=replace(StudentConfig(), epochs=40),
+        student=StudentConfig(epochs=80),
     )
 
 
