@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -93,6 +94,10 @@ def refusing() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise Refused(" ".join(str(error).split())) from error
+    except BrokenProcessPool as error:
+        raise click.ClickException(
+            "a process died; out of memory? try fewer --processes"
+        ) from error
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles, Flags, normalised
+from pipeline.saliency.graph import border_linked, two_rings
 from pipeline.saliency.manifold_ranking import affinities
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised, two_rings
+from pipeline.saliency.superpixels import Scene
 
 _LEVELS = 10  # section 4.3: bins of the histogram
 _SCATTERED = 2.0  # section 4.3: threshold of its score
@@ -22,7 +24,7 @@ def absorbing_chain(scene: Scene) -> Doubles:
     Where long times are scattered over the picture, as in a homogeneous middle that belongs to the
     background, each visited superpixel counts by how rarely a free walk is there (section 4.3).
     """
-    weights = affinities(scene, two_rings(scene))
+    weights = affinities(scene, two_rings(border_linked(scene)))
     visits = expected_visits(weights, scene.border)
     saliency = normalised(visits.sum(axis=1))
     if scattering(saliency) > _SCATTERED:

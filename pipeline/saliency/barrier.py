@@ -1,7 +1,8 @@
 """MB+: what no smooth way joins to the border, and whose colour no side of the picture has.
 
 Zhang, Sclaroff, Lin, Shen, Price, Mech: "Minimum barrier salient object detection at 80 FPS", ICCV
-2015. MB is the distance (section 3), MB+ adds a cue of background colours (section 4).
+2015. MB is the distance (section 3), MB+ adds a cue of background colours (section 4). "Code" marks
+parameters of the authors' published code.
 
 Shapes: h/w of the working picture.
 """
@@ -12,12 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.saliency.arrays import Floats, Real, normalised
 from pipeline.saliency.compiled_scan import barrier_distance, reconstruct
-from pipeline.saliency.superpixels import Floats, Real, Scene, normalised
+from pipeline.saliency.superpixels import Scene
 
 _FRAME = 0.1  # of a side: how wide the four border regions are
-_SMOOTHING = 20.0  # kernel width is this times the root of the map's mean, at 300 px
-_LEAST_VARIANCE = 1e-3  # Lab units squared: a side of one colour has none
+_REGULAR = 50 * (100 / 255) ** 2  # added to variances of colours, in Lab units squared; code
+_MEDIAN = 5  # pixels; code
+_SMOOTHING = 50.0  # kernel width is this times the root of the map's mean, at 300 px; code
+_LEAST_WIDTH = 3
 _STEEPNESS = 10.0  # b of the final contrast
 
 
@@ -25,9 +29,9 @@ def barrier(scene: Scene) -> Floats:
     """Return the saliency of each pixel, [h, w] in 0..1."""
     distance = np.zeros(scene.labels.shape, np.float32)
     for channel in np.moveaxis(scene.lab, 2, 0):
-        distance += barrier_distance(np.ascontiguousarray(channel))
-    both = normalised(normalised(distance) + background_colour_cue(scene.lab))
-    return enhanced(normalised(smoothed(both) * centredness(*both.shape)))
+        distance += barrier_distance(cv2.medianBlur(np.ascontiguousarray(channel), _MEDIAN))
+    both = normalised(distance) + background_colour_cue(scene.lab)
+    return enhanced(normalised(smoothed(normalised(both * centredness(*both.shape)))))
 
 
 def background_colour_cue(lab: Floats) -> Floats:
@@ -40,23 +44,22 @@ def background_colour_cue(lab: Floats) -> Floats:
     rows, columns = max(round(height * _FRAME), 1), max(round(width * _FRAME), 1)
     sides = (lab[:rows], lab[-rows:], lab[:, :columns], lab[:, -columns:])
     whitenings = [_whitening(side.reshape(-1, 3)) for side in sides]
-    turn = np.concatenate([root for root, _ in whitenings], axis=1)  # [3, 4 * 3]
-    shift = np.concatenate([centre for _, centre in whitenings])
-    squares = (lab.reshape(-1, 3) @ turn - shift) ** 2
-    cues = np.sqrt(squares @ np.kron(np.eye(4, dtype=np.float32), np.ones((3, 1), np.float32)))
-    cues /= np.maximum(cues.max(axis=0), 1e-12)
-    farthest = cues[:, 0].copy()
-    for cue in cues.T[1:]:  # the reduction over a short axis would take ten times as long
-        np.maximum(farthest, cue, out=farthest)
-    return normalised((cues @ np.ones(4, np.float32) - farthest).reshape(height, width))
+    planes = np.ascontiguousarray(lab.reshape(-1, 3).T)
+    total = farthest = np.float32(0)
+    for root, centre in whitenings:
+        white = root.T @ planes
+        white -= centre[:, None]
+        cue = np.sqrt(white[0] ** 2 + white[1] ** 2 + white[2] ** 2)
+        cue /= max(float(cue.max()), 1e-12)
+        total, farthest = total + cue, np.maximum(farthest, cue)
+    return normalised((total - farthest).reshape(height, width))
 
 
 def smoothed(saliency: Floats) -> Floats:
     """Open and close by reconstruction: small spots go, edges stay."""
     longest = max(saliency.shape)
-    width = round(_SMOOTHING * float(np.sqrt(saliency.mean())) * longest / 300)
-    if width < 2:
-        return saliency
+    width = int(_SMOOTHING * float(np.sqrt(saliency.mean())) * longest / 300)
+    width = max(width, _LEAST_WIDTH)
     kernel = np.ones((width, width), np.uint8)
     opened = reconstruct(cv2.erode(saliency, kernel), saliency)
     closed: Floats = 1 - reconstruct(1 - cv2.dilate(opened, kernel), 1 - opened)
@@ -71,9 +74,18 @@ def centredness(height: int, width: int) -> Floats:
     return share
 
 
-def enhanced(saliency: NDArray[Real]) -> NDArray[Real]:
-    """Push values from the middle to 0 and 1 by a sigmoid; zeros stay zeros."""
-    pushed: NDArray[Real] = 1 / (1 + np.exp(-_STEEPNESS * (saliency - 0.5)))
+def enhanced(saliency: NDArray[Real], middle: float | None = None) -> NDArray[Real]:
+    """Push values away from the middle to 0 and 1 by a sigmoid; zeros stay zeros.
+
+    Args:
+        middle: by default half way between the mean of what reaches half the largest value and the
+            mean of the rest (code).
+    """
+    if middle is None:
+        high = saliency >= saliency.max() / 2
+        middle = 0.5 * float(saliency[high].mean())
+        middle += 0.5 * float(saliency[~high].mean()) if not high.all() else 0.0
+    pushed: NDArray[Real] = 1 / (1 + np.exp(-_STEEPNESS * (saliency - middle)))
     return normalised(pushed)
 
 
@@ -81,6 +93,6 @@ def _whitening(samples: Floats) -> tuple[Floats, Floats]:
     """Return what makes colours white, [3, 3], and the mean after it, [3]: norms are distances."""
     exact = samples.astype(np.float64)
     mean = exact.mean(axis=0)
-    covariance = (exact - mean).T @ (exact - mean) / len(exact) + _LEAST_VARIANCE * np.eye(3)
+    covariance = (exact - mean).T @ (exact - mean) / len(exact) + _REGULAR * np.eye(3)
     root = np.linalg.cholesky(np.linalg.inv(covariance))
     return root.astype(np.float32), (mean @ root).astype(np.float32)

@@ -56,6 +56,7 @@ def evaluate(
 
     Raises:
         ValueError, OSError: a picture or mask cannot be used.
+        BrokenProcessPool: a process was killed or crashed.
     """
     outcomes: dict[str, list[Outcome]] = {method: [] for method in methods}
     for found in _all(pictures, methods, processes):

@@ -2,7 +2,9 @@
 
 1. Multi-layer cellular automata (Qin, Lu, Xu, Wang: "Saliency detection via cellular automata",
    CVPR 2015, section 4): each map is a layer, and a cell grows more salient as the same cells of
-   the other maps are above their own Otsu thresholds. The result is the mean of the layers.
+   the other maps are above their own thresholds. The result is the mean of the layers. The
+   thresholds are Otsu's of the maps' roots: of the maps themselves, as in the paper, they part an
+   object's brightest spots from the rest of it.
 2. RBD's optimisation (see `rbd`) with this mean as the foreground cue. Its background cue counts
    where the mean is low: what most methods agree on is not background because it nears the border.
 3. MB+'s contrast (see `barrier`): most of a map is surely the one or the other.
@@ -14,14 +16,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles
 from pipeline.saliency.barrier import enhanced
+from pipeline.saliency.otsu import otsu
 from pipeline.saliency.rbd import optimised
-from pipeline.saliency.superpixels import Doubles, Scene
+from pipeline.saliency.superpixels import Scene
 
 _VOTE = 0.15  # ln(lambda / (1 - lambda)): log odds that one other layer adds in a step
 _STEPS = 5
 _SURE = 0.01  # cells start no nearer to 0 and 1 than this: certainty could not be moved
-_BINS = 256
 
 
 def fused(scene: Scene, layers: Doubles, background: Doubles) -> Doubles:
@@ -36,7 +39,7 @@ def automata(layers: Doubles, areas: Doubles) -> Doubles:
     Args:
         areas: [N], how much a superpixel counts for the thresholds.
     """
-    limits = np.array([otsu(layer, areas) for layer in layers])
+    limits = np.array([otsu(np.sqrt(layer), areas) ** 2 for layer in layers])
     odds_limits = _log_odds(limits)[:, None]
     odds = _log_odds(layers)
     for _ in range(_STEPS):
@@ -44,22 +47,6 @@ def automata(layers: Doubles, areas: Doubles) -> Doubles:
         odds = odds + _VOTE * (signs.sum(axis=0) - signs)
     mean: Doubles = (1 / (1 + np.exp(-odds))).mean(axis=0)
     return mean
-
-
-def otsu(values: Doubles, weights: Doubles) -> float:
-    """Return the threshold that best parts values in 0..1 in two classes (Otsu 1979).
-
-    Of equally good ones, the middle.
-    """
-    bins = np.minimum((values * _BINS).astype(int), _BINS - 1)
-    share = np.bincount(bins, weights, _BINS) / weights.sum()
-    level = (np.arange(_BINS) + 0.5) / _BINS
-    below, mass = share.cumsum(), (share * level).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mass[-1] * below - mass) ** 2 / (below * (1 - below))
-    between = np.where((below > 1e-9) & (below < 1 - 1e-9), between, 0)
-    best = np.flatnonzero(between >= between.max() - 1e-12)
-    return (float(best.mean()) + 1) / _BINS
 
 
 def _log_odds(values: Doubles) -> Doubles:

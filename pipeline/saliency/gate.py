@@ -11,7 +11,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.saliency.superpixels import Floats
+from pipeline.saliency.arrays import Floats
 
 Fault = Literal["small", "large", "split"]
 

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised, pairwise_distances
+from pipeline.saliency.arrays import Doubles, Flags, normalised, pairwise_distances
+from pipeline.saliency.superpixels import Scene
 
 _SCALES = (17, 33)  # pixels at a longer side of 400, of the second and third layer; section 3.1
 _SPACE = 0.2  # sigma^2 of (3), for places in 0..1

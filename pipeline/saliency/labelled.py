@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.batch import Bytes
-from pipeline.saliency.superpixels import Flags
+from pipeline.saliency.arrays import Flags
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised, two_rings
+from pipeline.saliency.arrays import Doubles, Flags, normalised
+from pipeline.saliency.graph import border_linked, two_rings
+from pipeline.saliency.superpixels import Scene
 
 _ALPHA = 0.99  # section 5.1
 _SIGMA_SQUARED = 0.1  # of colour distances in 0..1; section 5.1
@@ -18,7 +20,7 @@ _SIGMA_SQUARED = 0.1  # of colour distances in 0..1; section 5.1
 
 def manifold_ranking(scene: Scene) -> Doubles:
     """Return the saliency [N], 0..1, of both stages."""
-    ranking = ranking_matrix(affinities(scene, two_rings(scene)))
+    ranking = ranking_matrix(affinities(scene, two_rings(border_linked(scene))))
     background = np.ones(len(ranking))
     for side in scene.sides:  # section 4.1: each side is asked alone, the answers multiplied
         background *= 1 - normalised(ranking @ side.astype(np.float64))

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.saliency.arrays import Doubles, Flags, Floats
 from pipeline.saliency.structure import structure_measure
-from pipeline.saliency.superpixels import Doubles, Flags, Floats
 
 BETA_SQUARED = 0.3
 THRESHOLDS = 255  # of a map in 256 levels: salient is what reaches 1, 2 .. 255

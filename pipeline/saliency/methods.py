@@ -16,13 +16,14 @@ import numpy as np
 
 from pipeline.batch import Bytes
 from pipeline.saliency.absorbing_chain import absorbing_chain
+from pipeline.saliency.arrays import Doubles, Floats
 from pipeline.saliency.barrier import barrier
 from pipeline.saliency.fusion import fused
 from pipeline.saliency.hierarchical import hierarchical
 from pipeline.saliency.manifold_ranking import manifold_ranking
 from pipeline.saliency.rbd import background_probability, rbd
 from pipeline.saliency.reconstruction import reconstruction
-from pipeline.saliency.superpixels import Doubles, Floats, Scene, SceneSettings, make_scene
+from pipeline.saliency.superpixels import Scene, SceneSettings, make_scene
 
 FUSION = "fusion"
 SINGLE = ("rbd", "mr", "mc", "mbd", "hs", "dsr")

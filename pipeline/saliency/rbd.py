@@ -1,7 +1,7 @@
 """RBD: background is what the border of the picture runs through; foreground contrasts with it.
 
 Zhu, Liang, Wei, Sun: "Saliency optimization from robust background detection", CVPR 2014. Numbers
-in comments are its equations.
+in comments are its equations; "code" marks what the authors' published code adds to them.
 
 Shapes: N superpixels.
 """
@@ -10,22 +10,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.saliency.arrays import Doubles, Flags, normalised
 from pipeline.saliency.compiled_ways import shortest_ways
-from pipeline.saliency.superpixels import Doubles, Scene, normalised, two_rings
+from pipeline.saliency.graph import border_linked, two_rings
+from pipeline.saliency.otsu import otsu
+from pipeline.saliency.superpixels import Scene
 
 _COLOUR_SIGMA = 10.0  # Lab units; sections 3.2 and 5
 _CONNECTIVITY_SIGMA = 1.0  # (5)
-_SPACE_SIGMA = 0.25  # of the picture's sides; (4)
+_SPACE_SIGMA = 0.4  # of the picture's sides, in (4); code
 _SMOOTHNESS_FLOOR = 0.1  # mu of (10)
+_BACKGROUND_WEIGHT = 5.0  # of the first term of (9); code
 
 
 def rbd(scene: Scene, background: Doubles) -> Doubles:
     """Return the saliency [N], 0..1: background-weighted contrast, optimised.
 
+    Contrast below its Otsu threshold is no cue of foreground (code).
+
     Args:
         background: [N], of `background_probability`.
     """
-    return optimised(scene, weighted_contrast(scene, background), background)
+    contrast = weighted_contrast(scene, background)
+    foreground = np.where(contrast < otsu(contrast, scene.areas), 0, contrast)
+    return optimised(scene, foreground, _BACKGROUND_WEIGHT * background)
 
 
 def background_probability(scene: Scene) -> Doubles:
@@ -43,8 +51,7 @@ def geodesic_distances(scene: Scene) -> Doubles:
     below it: else many small ones add up (Wei et al., "Geodesic saliency using background priors",
     ECCV 2012, section 3).
     """
-    linked = scene.adjacent | np.logical_and.outer(scene.border, scene.border)
-    np.fill_diagonal(linked, False)
+    linked = border_linked(scene)
     smallest = np.where(scene.adjacent, scene.distances, np.inf).min(axis=1)
     clip = smallest[np.isfinite(smallest)].mean() if np.isfinite(smallest).any() else 0.0
     steps = np.where(linked, np.maximum(scene.distances - clip, 0), np.inf).astype(np.float32)
@@ -53,7 +60,7 @@ def geodesic_distances(scene: Scene) -> Doubles:
     return ways
 
 
-def boundary_connectivity(geodesic: Doubles, border: np.ndarray) -> Doubles:
+def boundary_connectivity(geodesic: Doubles, border: Flags) -> Doubles:
     """Return [N]: length along the border over the root of the area, both soft: (1) to (3)."""
     similar = np.exp(-(geodesic**2) / (2 * _COLOUR_SIGMA**2))
     connectivity: Doubles = similar @ border.astype(np.float64) / np.sqrt(similar.sum(axis=1))
@@ -68,14 +75,16 @@ def weighted_contrast(scene: Scene, background: Doubles) -> Doubles:
 
 
 def optimised(scene: Scene, foreground: Doubles, background: Doubles) -> Doubles:
-    """Return the saliency [N], 0..1, of least cost (9), in which any foreground cue [N] can stand.
+    """Return the saliency [N], 0..1, of least cost (9), in which any cues [N] can stand.
 
     The cost is quadratic: background pulls to 0, foreground to 1, neighbours of like colour to one
-    another.
+    another. Neighbours are those of two rings, and all of the border; the constant part of their
+    weights is for those alone that are adjacent (code).
     """
-    alike = np.exp(-(scene.distances**2) / (2 * _COLOUR_SIGMA**2)) + _SMOOTHNESS_FLOOR  # (10)
-    weights = np.where(two_rings(scene), alike, 0)
+    alike = np.exp(-(scene.distances**2) / (2 * _COLOUR_SIGMA**2))  # (10)
+    near = two_rings(scene.adjacent) | border_linked(scene)
+    weights = np.where(near, alike, 0) + _SMOOTHNESS_FLOOR * scene.adjacent
+    np.fill_diagonal(weights, 0)
     system = -weights
-    pull = foreground + background
-    np.fill_diagonal(system, weights.sum(axis=1) + pull + 1e-9)
+    np.fill_diagonal(system, weights.sum(axis=1) + foreground + background + 1e-9)
     return normalised(np.linalg.solve(system, foreground).astype(np.float64, copy=False))

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.superpixels import Doubles, Flags, Scene, normalised
+from pipeline.saliency.arrays import Doubles, Flags, normalised
+from pipeline.saliency.superpixels import Scene
 
 _ENERGY = 0.95  # of the border's variance that the dense basis keeps; the paper leaves it open
 _SPARSITY = 0.01  # lambda; section 3.2
-_DESCENTS = 40  # steps of the sparse code
+_DESCENTS = 20  # steps of the sparse code; see sparse_error
 _CONTEXTS = 8  # clusters; section 3.3
 _SHARE = 0.5  # tau, of an error that comes from its context; section 3.3
 _OBJECT_SIGMA = 0.25  # of the picture's sides; section 3.4.2
@@ -51,17 +52,20 @@ def dense_error(features: Doubles, templates: Doubles) -> Doubles:
     return error
 
 
-def sparse_error(features: Doubles, templates: Doubles) -> Doubles:
+def sparse_error(features: Doubles, templates: Doubles, *, steps: int = _DESCENTS) -> Doubles:
     """Return [N]: squared distance of features [N, D] from sparse sums of templates [B, D].
 
     The code of least squared distance + lambda * its absolute sum, by accelerated proximal steps
-    (Beck, Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIIMS 2009).
+    (Beck, Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIIMS 2009). With as few
+    as by default the code has not settled. That serves: once it has, a border of more than D
+    templates reconstructs nearly everything (the generated pictures, 20 steps against 1,000: max-F
+    0.89 against 0.85).
     """
     gram, target = templates @ templates.T, features @ templates.T
     step = 1 / max(float(np.linalg.eigvalsh(gram)[-1]), 1e-12)
     code = ahead = np.zeros_like(target)
     momentum = 1.0
-    for _ in range(_DESCENTS):
+    for _ in range(steps):
         moved = ahead - step * (ahead @ gram - target)
         new = np.sign(moved) * np.maximum(np.abs(moved) - step * _SPARSITY / 2, 0)
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
@@ -122,17 +126,20 @@ def clusters(points: Doubles, count: int) -> NDArray[np.int64]:
     """
     first = ((points - points.mean(axis=0)) ** 2).sum(axis=1).argmin()
     centres = points[[first]]
+    gaps = np.full(len(points), np.inf)
     while len(centres) < min(count, len(points)):
-        gaps = ((points[:, None] - centres) ** 2).sum(axis=2).min(axis=1)
+        gaps = np.minimum(gaps, ((points - centres[-1]) ** 2).sum(axis=1))
         centres = np.concatenate((centres, points[[gaps.argmax()]]))
     cluster = np.full(len(points), -1)
     for _ in range(_ROUNDS):
-        nearest = ((points[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
+        # squared distances but for the points' own lengths, which are the same to all centres
+        nearest = ((centres**2).sum(axis=1) - 2 * points @ centres.T).argmin(axis=1)
         if (nearest == cluster).all():
             break
         cluster = nearest
-        for k in np.unique(cluster):
-            centres[k] = points[cluster == k].mean(axis=0)
+        members = (cluster[:, None] == np.arange(len(centres))).astype(np.float64)
+        sizes = members.sum(axis=0)[:, None]
+        centres = np.where(sizes > 0, members.T @ points / np.maximum(sizes, 1), centres)
     return np.unique(cluster, return_inverse=True)[1]
 
 

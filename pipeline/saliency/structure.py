@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.saliency.superpixels import Flags, Floats
+from pipeline.saliency.arrays import Flags, Floats
 
 _ALPHA = 0.5  # (8): share of the object-aware part
 _TINY = 1e-12

@@ -9,7 +9,6 @@ Shapes: H/W sides of the picture, h/w of the working picture, N superpixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,11 +16,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import slic
 
 from pipeline.batch import Bytes
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Flags = NDArray[np.bool_]
-Real = TypeVar("Real", np.float32, np.float64)
+from pipeline.saliency.arrays import Doubles, Flags, Floats, pairwise_distances
 
 _MIN_SIDE = 16  # of a working picture: a strip is widened to it
 _FLAT = 2.0  # Lab units: about the smallest difference that a person sees
@@ -103,36 +98,6 @@ def make_scene(image: Bytes, settings: SceneSettings | None = None) -> Scene:
         sides=_sides(labels, count),
         flat=bool(distances.max() < _FLAT),
     )
-
-
-def two_rings(scene: Scene) -> Flags:
-    """Return [N, N]: neighbours, and neighbours of neighbours, where all of the border are such.
-
-    This is the graph of MR, MC and RBD's optimisation. No node is its own neighbour.
-    """
-    near = scene.adjacent | np.logical_and.outer(scene.border, scene.border)
-    steps = near.astype(np.float32)
-    linked: Flags = near | (steps @ steps > 0)
-    np.fill_diagonal(linked, False)
-    return linked
-
-
-def pairwise_distances(points: Doubles) -> Doubles:
-    """Return the Euclidean distances [N, N] between points [N, D]."""
-    squares = (points**2).sum(axis=1)
-    gram = points @ points.T
-    distances: Doubles = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0))
-    np.fill_diagonal(distances, 0)
-    return distances
-
-
-def normalised(values: NDArray[Real]) -> NDArray[Real]:
-    """Stretch values to 0..1; all zeros where they are all the same but for rounding."""
-    low, high = values.min(), values.max()
-    if not high - low > 8 * np.finfo(values.dtype).eps * max(abs(high), abs(low)):
-        return np.zeros_like(values)
-    stretched: NDArray[Real] = (values - low) / (high - low)
-    return stretched
 
 
 def _working_picture(image: Bytes, longer_side: int) -> Bytes:
