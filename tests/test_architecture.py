@@ -48,7 +48,13 @@ PIPELINE_LAYERS = [
         "pipeline.augment.recipe",
     ],
     ["pipeline.sources", "pipeline.augment.params"],
-    ["pipeline.augment"],
+    [
+        "pipeline.augment",
+        "pipeline.saliency.refine",
+        "pipeline.saliency.train_command",
+        "pipeline.saliency.predict_command",
+        "pipeline.saliency.__main__",
+    ],
     ["pipeline.loader"],
     ["pipeline"],
 ]
@@ -62,16 +68,17 @@ ENTRY_POINTS = [
     "pipeline/saliency/__main__.py",
     "bench/*",
 ]
+SALIENCY_COMMANDS = ["pipeline/saliency/console.py", "pipeline/saliency/*_command.py"]
 HOMES = {
     "cv2": ["pipeline/sources/*", "pipeline/saliency/*", "pipeline/augment/*"],
-    "click": ENTRY_POINTS,
+    "click": [*ENTRY_POINTS, *SALIENCY_COMMANDS],
     "ffcv": ["pipeline/shards/beton*.py", "bench/peers/ffcv*.py"],
     "kornia": ["bench/peers/kornia*.py"],
     "matplotlib": ["evaluation/*", "bench/plot.py"],
     "numba": ["pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"],
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
     "PIL": ["pipeline/sources/*", "evaluation/*", "bench/generated.py", "bench/peers/*"],
-    "rich": [*ENTRY_POINTS, "training/runlog.py"],
+    "rich": [*ENTRY_POINTS, *SALIENCY_COMMANDS, "training/runlog.py"],
     "scipy": [],
     "simplejpeg": [
         *("pipeline/loader/turbojpeg.py", "pipeline/shards/*", "pipeline/sources/*"),

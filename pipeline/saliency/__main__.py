@@ -18,6 +18,8 @@ from rich.table import Table
 from pipeline.saliency.evaluate import Row, evaluate
 from pipeline.saliency.labelled import list_labelled
 from pipeline.saliency.methods import METHODS, check_methods
+from pipeline.saliency.predict_command import predict_command
+from pipeline.saliency.train_command import train_command
 
 
 class Refused(click.ClickException):
@@ -111,6 +113,9 @@ def track(stage: str, total: int) -> Iterator[Callable[[int], None]]:
         task = progress.add_task(stage, total=total)
         yield lambda done: progress.advance(task, done)
 
+
+main.add_command(train_command)
+main.add_command(predict_command)
 
 if __name__ == "__main__":
     main()

@@ -27,7 +27,7 @@ from pipeline.sources.jpeg import is_jpeg, read_jpeg_header
 from pipeline.sources.record import Record
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TRANSPOSE = {  # orientation -> what brings it upright
+TRANSPOSE = {  # orientation -> what brings it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -122,19 +122,19 @@ def decode_mask_file(
         BadPicture: it cannot be decoded.
     """
     try:
-        mask = _to_gray(_open(data))
+        mask = _to_gray(open_picture(data))
     except BadPicture as error:
         raise BadPicture(f"its mask: {error}") from error
     is_upright = orientation >= 5 and mask.size == file_size[::-1] != file_size
-    if orientation in _TRANSPOSE and not is_upright:
-        mask = mask.transpose(_TRANSPOSE[orientation])
+    if orientation in TRANSPOSE and not is_upright:
+        mask = mask.transpose(TRANSPOSE[orientation])
     pixels = np.asarray(mask)
     return pixels * np.uint8(255) if pixels.max() == 1 else pixels
 
 
 def _prepare_picture(data: bytes, settings: PrepareSettings) -> _Picture:
-    image = _open(data)
-    orientation = _orientation(image)
+    image = open_picture(data)
+    orientation = read_orientation(image)
     file_size = image.size
     if max(file_size) > _MAX_SIDE:
         raise BadPicture(f"{file_size[0]} x {file_size[1]} pixels, too long for a JPEG")
@@ -149,11 +149,11 @@ def _prepare_picture(data: bytes, settings: PrepareSettings) -> _Picture:
             unchanged=True,
             warning="",
         )
-    rgb = Image.fromarray(pixels) if pixels is not None else _to_rgb(image)
+    rgb = Image.fromarray(pixels) if pixels is not None else to_rgb(image)
     if rgb.size != goal:
         rgb = rgb.resize(goal, Image.Resampling.LANCZOS)
-    if orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    if orientation in TRANSPOSE:
+        rgb = rgb.transpose(TRANSPOSE[orientation])
     return _Picture(
         jpeg=simplejpeg.encode_jpeg(
             np.asarray(rgb), settings.quality, colorspace="RGB", colorsubsampling="420"
@@ -204,7 +204,7 @@ def _complaint(data: bytes) -> str:
     return ""
 
 
-def _open(data: bytes) -> Image.Image:
+def open_picture(data: bytes) -> Image.Image:
     """Open with Pillow; all but JPEGs, which have another decoder, are decoded as well."""
     try:
         image = Image.open(io.BytesIO(data))
@@ -219,12 +219,12 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF, see _open
+    except Exception:  # damaged EXIF, see open_picture
         return 1
-    return value if value in _TRANSPOSE else 1
+    return value if value in TRANSPOSE else 1
 
 
 def _reduced(size: tuple[int, int], short_side: int) -> tuple[int, int]:
@@ -235,7 +235,7 @@ def _reduced(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     return round(size[0] * short_side / shorter), round(size[1] * short_side / shorter)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Decode and convert, transparent parts over white."""
     image = _decoded(image)
     if not image.has_transparency_data:
@@ -260,7 +260,7 @@ def _decoded(image: Image.Image) -> Image.Image:
     """Decode, and bring pixels of more than 8 bits to 8."""
     try:
         image.load()
-    except Exception as error:  # see _open
+    except Exception as error:  # see open_picture
         raise BadPicture(f"cannot be decoded: {error}") from error
     if not image.mode.startswith(("I", "F")):
         return image

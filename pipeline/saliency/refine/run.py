@@ -1,0 +1,177 @@
+"""The whole way: hand-crafted maps, phase I of each method, phase II, the student.
+
+Each stage skips what it finds done, so that the same call goes on where it was interrupted, with
+the result that it would have had (on one machine, with as many threads).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.saliency.refine.config import RefineConfig
+from pipeline.saliency.refine.distil import STAGE as STUDENT
+from pipeline.saliency.refine.distil import distil
+from pipeline.saliency.refine.fuse import STAGE as FUSED
+from pipeline.saliency.refine.fuse import fuse, write_fused_maps
+from pipeline.saliency.refine.handcrafted import HandCrafted, write_handcrafted_maps
+from pipeline.saliency.refine.initial import Encoder, fitted
+from pipeline.saliency.refine.photos import Photos, read_photos
+from pipeline.saliency.refine.predictor import save_student
+from pipeline.saliency.refine.refine_method import refine_method
+from pipeline.saliency.refine.u2net import Student
+from pipeline.saliency.refine.workshop import Report, Workshop
+from pipeline.sources.record import Record
+
+METHOD = "deepusps-student"
+VERSION = 1  # goes up when the same settings give other masks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """What a training has left."""
+
+    student: Path
+    description: Path  # saliency.json
+    num_photos: int
+    bad: Sequence[tuple[str, str]]  # (key, reason) of photos that were left out
+
+
+def train_masks(
+    records: Sequence[Record],
+    methods: HandCrafted,
+    config: RefineConfig,
+    *,
+    encoder: Encoder | None,
+    out: Path,
+    device: torch.device,
+    threads: int,
+    report: Report,
+) -> Trained:
+    """Train a student from photos alone, or go on with it. OUT is laid out as in workshop.py.
+
+    Args:
+        methods: the hand-crafted ones, the only teachers.
+        encoder: what the networks start from; None: random weights.
+        threads: of reading, of hand-crafted methods and of the CRF; not of torch.
+
+    Raises:
+        ValueError: OUT was started with something else, no photo can be read, or a stage failed.
+        OSError: something cannot be written.
+    """
+    if not methods.names:
+        raise ValueError("no hand-crafted method is given; at least one must teach")
+    config = dataclasses.replace(config, network=fitted(config.network, encoder))
+    pool = ThreadPoolExecutor(threads)
+    try:
+        with report("photos", len(records)) as tick:
+            photos = read_photos(records, config.network.size, pool, tick)
+        plan = _plan(photos, methods, config, encoder)
+        _start(out, plan)
+        workshop = Workshop(
+            photos=photos,
+            config=config,
+            encoder=encoder,
+            device=device,
+            pool=pool,
+            out=out,
+            report=report,
+        )
+        student, description = out / "student.pt", out / "saliency.json"
+        facts = {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
+        if not student.is_file():
+            save_student(student, _run(methods, workshop), facts)
+        workshop.state(STUDENT).unlink(missing_ok=True)
+        _write_json(description, facts)
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
+    return Trained(
+        student=student,
+        description=description,
+        num_photos=len(photos),
+        bad=photos.bad,
+    )
+
+
+def _run(methods: HandCrafted, workshop: Workshop) -> Student:
+    write_handcrafted_maps(methods, workshop)
+    refined = [refine_method(method, workshop) for method in methods.names]
+    network = fuse(refined, workshop)
+    write_fused_maps(network, workshop)
+    return distil(workshop, FUSED)
+
+
+def _plan(
+    photos: Photos,
+    methods: HandCrafted,
+    config: RefineConfig,
+    encoder: Encoder | None,
+) -> dict[str, Any]:
+    """What a training is determined by, as plain values."""
+    keys = "\n".join(record.key for record in photos.records)
+    start = "random" if encoder is None else _digest(encoder)
+    return {
+        "methods": list(methods.names),
+        "num_photos": len(photos),
+        "photos_sha256": hashlib.sha256(keys.encode()).hexdigest(),
+        "initial_weights": start,
+        "encoder": None if encoder is None else encoder.path,
+        "settings": json.loads(json.dumps(dataclasses.asdict(config))),
+    }
+
+
+def _digest(encoder: Encoder) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in encoder.weights.items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return f"encoder sha256:{digest.hexdigest()}"
+
+
+def _start(out: Path, plan: Mapping[str, Any]) -> None:
+    """Note the plan in a new folder; in another, see that it is the same."""
+    path = out / "config.json"
+    if not path.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise ValueError(f"{out} is not empty and holds no training of masks; choose another")
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(path, plan)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged; choose another folder") from error
+    old, new = _flat(before), _flat(plan)
+    changed = [
+        f"{name} was {old.get(name)}, is {new.get(name)}"
+        for name in {**old, **new}
+        if name != "encoder" and old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{out} was started otherwise: {'; '.join(changed)}; choose another folder"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,101 @@
+"""The student: its size, its maps, the loss it learns by, and its folded form."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.saliency.refine.chance import torch_generator
+from pipeline.saliency.refine.distil import distillation_loss
+from pipeline.saliency.refine.network import draw_weights
+from pipeline.saliency.refine.predictor import Predictor, load_predictor, save_student
+from pipeline.saliency.refine.states import save_state
+from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
+
+TINY = StudentNetworkConfig(side=128, channels=8, inner=4)
+CPU = torch.device("cpu")
+
+
+def pictures(count: int, side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def drawn(config: StudentNetworkConfig) -> Student:
+    student = Student(config)
+    draw_weights(student, torch_generator(0, "test"))
+    return student
+
+
+def test_it_has_under_five_million_parameters():
+    assert sum(weight.numel() for weight in Student(StudentNetworkConfig()).parameters()) < 5e6
+
+
+@pytest.mark.parametrize("side", [128, 115])  # the second: a crop
+def test_seven_maps_of_half_the_side_come_out(side):
+    maps = drawn(TINY)(torch.from_numpy(pictures(2, side)))
+    half = (side + 1) // 2
+    assert [tuple(logits.shape) for logits in maps] == [(2, half, half)] * 7
+    assert all(logits.dtype == torch.float32 for logits in maps)
+
+
+def test_the_loss_is_the_sum_of_seven_binary_cross_entropies():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(7, 2, 4, 4))
+    target = rng.random((2, 8, 8))
+    small = target.reshape(2, 4, 2, 4, 2).mean(axis=(2, 4))
+    p = 1 / (1 + np.exp(-logits))
+    expected = -(small * np.log(p) + (1 - small) * np.log(1 - p)).mean(axis=(1, 2, 3)).sum()
+    maps = [torch.from_numpy(part) for part in logits]
+    assert float(distillation_loss(maps, torch.from_numpy(target))) == pytest.approx(expected)
+
+
+def test_the_folded_student_predicts_what_the_trained_one_does():
+    student = drawn(TINY)
+    for _ in range(3):  # statistics of BatchNorm away from their start
+        student(torch.from_numpy(pictures(4, 128)))
+    student.eval()
+    with torch.no_grad():
+        expected = student(torch.from_numpy(pictures(3, 128)))[0].sigmoid().numpy() * 255
+    masks = Predictor(student, {}, CPU).masks(pictures(3, 128))
+    assert masks.dtype == np.uint8
+    assert masks.shape == (3, 64, 64)
+    assert np.ptp(masks) > 5  # else a constant would pass
+    assert np.abs(masks - expected).max() <= 0.51
+
+
+def test_masks_are_not_stretched_picture_by_picture():
+    student = drawn(TINY)
+    torch.nn.init.zeros_(student.all_sides.weight)
+    torch.nn.init.constant_(student.all_sides.bias, -1.0)
+    masks = Predictor(student, {}, CPU).masks(pictures(2, 128))
+    np.testing.assert_array_equal(masks, round(255 / (1 + np.e)))
+
+
+def test_a_saved_student_is_read_back(tmp_path):
+    student = drawn(TINY).eval()
+    save_student(tmp_path / "student.pt", student, {"labels_involved": False})
+    predictor = load_predictor(tmp_path / "student.pt", CPU)
+    assert predictor.description == {"labels_involved": False}
+    masks = predictor.masks(pictures(2, 128))
+    np.testing.assert_array_equal(masks, Predictor(student, {}, CPU).masks(pictures(2, 128)))
+
+
+def test_other_files_are_refused_in_one_line(tmp_path):
+    other, damaged, later = (tmp_path / name for name in ("other.pt", "damaged.pt", "later.pt"))
+    save_state(other, {"state_dict": {}})
+    damaged.write_bytes(b"PK\x03\x04 nothing")
+    later_content = {"format": 2, "description": {}, "network": {}, "state_dict": {}}
+    save_state(later, later_content)
+    for path, reason in (
+        (other, "holds no student"),
+        (damaged, "damaged"),
+        (later, "format 2"),
+        (tmp_path / "missing.pt", "No such file"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            load_predictor(path, CPU)
+
+
+@pytest.mark.parametrize(("name", "value"), [("side", 100), ("side", 64), ("channels", 0)])
+def test_a_size_that_cannot_be_is_refused(name, value):
+    with pytest.raises(ValueError, match=str(value)):
+        StudentNetworkConfig(**{name: value})
