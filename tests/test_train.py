@@ -61,6 +61,7 @@ def test_a_run_leaves_what_it_promises(home, whole_run):
         assert record["images_per_second"] > 0
         assert 0 <= record["wait_share"] <= 1
         assert record["loss"] == pytest.approx(record["contrastive"] + record["invariance"], 1e-4)
+    assert all(1e8 < record["peak_host_bytes"] < 1e10 for record in records)
     assert records[0]["learning_rate"] == 0
     # Step 7 of the 12 that the schedule counts on (spec section 2, EMA schedule; base 0.9).
     decay = 1 - 0.1 * (math.cos(math.pi * 7 / 12) + 1) / 2

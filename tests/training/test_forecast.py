@@ -1,17 +1,21 @@
 """The parts of `train.py --plan`: counts against known ones, and made-up machines."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from model.relicv2 import ReLICv2
 from pipeline.shards import open_shards
 from training.config import apply_settings
 from training.forecast import rehearsal as rehearsals
-from training.forecast.footprint import Footprint
-from training.forecast.forecast import _trial, _work
-from training.forecast.memory import step_memory
+from training.forecast.footprint import Footprint, Libraries
+from training.forecast.forecast import _disk, _trial, _work
+from training.forecast.memory import _kept_bytes, step_memory
 from training.forecast.obstacles import obstacles_of
 from training.forecast.operations import (
     count_parameters,
@@ -19,7 +23,7 @@ from training.forecast.operations import (
     operations_per_image,
 )
 from training.forecast.rehearsal import Rehearsal
-from training.forecast.room import Room, host_memory, nearest_folder
+from training.forecast.room import Room, host_memory, nearest_folder, room_here, writable_beside
 from training.plan import Plan
 from training.presets import demo, imagenet_rn50, load_preset
 
@@ -30,6 +34,7 @@ REHEARSAL = Rehearsal(
     images_per_second=100.0,
     images_per_second_20=90.0,
     images_per_second_80=110.0,
+    images_per_second_mean=98.0,
     wait_share=0.0,
     bottleneck="step",
     peak_host_bytes=1e9,
@@ -37,6 +42,7 @@ REHEARSAL = Rehearsal(
     saved_bytes=50_000_000,
     bad_samples=0,
 )
+LIBRARIES = Libraries(total=3e8, of_files=2e8)
 ROOMY = Room(host=64e9, device=None, disk=1e12)
 
 
@@ -91,25 +97,84 @@ def test_parts_of_a_batch_share_its_activations_and_coupled_views_add_them_up():
     assert every == pytest.approx((4 + 2 * small) * one, rel=0.05)
 
 
-def test_the_memory_of_the_machine_is_that_of_the_container(tmp_path):
+def test_kept_activations_are_those_of_a_real_forward():
+    config = apply_settings(demo(), ["model.encoder.width=0.25"])
+    with torch.device("meta"):
+        counted = _kept_bytes(ReLICv2(config.model), 48)
+    model = ReLICv2(config.model).train()
+    own = {each.untyped_storage().data_ptr() for each in model.state_dict().values()}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = model.embed_online(torch.randn(4, 3, 48, 48))
+    assert counted == sum(kept.values()) / 4
+    assert out.requires_grad
+
+
+def memory_file(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  16777216 kB\nMemAvailable:  8388608 kB\n")
-    cgroup = tmp_path / "cgroup"
-    assert host_memory(meminfo=meminfo, cgroup=cgroup) == 8 * GIB
-    cgroup.mkdir()
-    (cgroup / "memory.current").write_text(f"{3 * 2**30}\n")
-    (cgroup / "memory.stat").write_text(f"anon 1\nfile {2**30}\n")
-    (cgroup / "memory.max").write_text("max\n")
-    assert host_memory(meminfo=meminfo, cgroup=cgroup) == 8 * GIB
-    (cgroup / "memory.max").write_text(f"{6 * 2**30}\n")
-    assert host_memory(meminfo=meminfo, cgroup=cgroup) == 4 * GIB
-    assert host_memory(meminfo=tmp_path / "none", cgroup=cgroup) is None
+    return meminfo
 
 
-def test_the_disk_is_that_of_the_nearest_folder(tmp_path):
+def group(place, names, limit, used, cached, prefix=""):
+    place.mkdir(parents=True)
+    (place / names[0]).write_text(f"{limit}\n")
+    (place / names[1]).write_text(f"{used}\n")
+    (place / "memory.stat").write_text(
+        f"anon 1\nfile 999\n{prefix}active_file {cached}\n{prefix}inactive_file {cached}\n"
+    )
+
+
+def test_the_memory_that_is_left_is_that_of_the_tightest_limit(tmp_path):
+    meminfo, own, root = memory_file(tmp_path), tmp_path / "own", tmp_path / "cgroup"
+
+    def found():
+        return host_memory(meminfo=meminfo, cgroup=root, own=own)
+
+    own.write_text("0::/slurm/job\n")
+    assert found() == 8 * GIB  # no groups
+    names = ("memory.max", "memory.current")
+    group(root / "slurm" / "job", names, "max", 2**30, 0)
+    assert found() == 8 * GIB
+    (root / "slurm" / "memory.max").write_text(f"{6 * 2**30}\n")
+    (root / "slurm" / "memory.current").write_text(f"{3 * 2**30}\n")
+    (root / "slurm" / "memory.stat").write_text(f"active_file {2**29}\ninactive_file {2**29}\n")
+    assert found() == 4 * GIB  # of the group above
+    (root / "slurm" / "job" / "memory.max").write_text(f"{3 * 2**30}\n")
+    assert found() == 2 * GIB
+    assert host_memory(meminfo=tmp_path / "none", cgroup=root, own=own) is None
+
+
+def test_limits_of_the_first_version_of_cgroups_count_as_well(tmp_path):
+    meminfo, own, root = memory_file(tmp_path), tmp_path / "own", tmp_path / "cgroup"
+    own.write_text("5:cpu:/slurm\n4:memory,hugetlb:/slurm\n")
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    group(root / "memory" / "slurm", names, 5 * 2**30, 2**30, 2**28, prefix="total_")
+    assert host_memory(meminfo=meminfo, cgroup=root, own=own) == 4.5 * GIB
+
+
+def test_the_disk_is_that_of_out_and_a_rehearsal_lies_beside_it(tmp_path, monkeypatch):
+    asked = []
+    usage = type("Usage", (), {"free": 7})
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: asked.append(place) or usage)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for out in ("disk", "link", "runs/today/one", "link/run"):
+        assert room_here(tmp_path / out, device_type="cpu").disk == 7
+    disk = tmp_path / "disk"
+    assert asked == [disk, disk, tmp_path, disk]
     assert nearest_folder(tmp_path / "runs" / "today" / "one") == tmp_path
-    (tmp_path / "file").touch()
     assert nearest_folder(Path("relative")) == Path.cwd()
+    assert writable_beside(tmp_path / "run") == tmp_path
+    monkeypatch.setattr(os, "access", lambda place, how: False)
+    assert writable_beside(tmp_path / "run") is None
 
 
 def parts_of(found, *names):
@@ -117,29 +182,51 @@ def parts_of(found, *names):
     return sum(every[name] for name in names)
 
 
+def growing_of(found):
+    every = found.host | found.device
+    return sum(every.values()) - parts_of(found, "weights", "gradients", "optimizer", "index")
+
+
 def test_what_was_held_beyond_libraries_and_weights_grows_with_the_batch(shards, tiny):
-    footprint = Footprint(tiny, shards, 2, on_gpu=False)
+    footprint = Footprint(tiny, shards, 1, on_gpu=False)
     whole = replace(REHEARSAL, global_batch_size=8)
-    assert footprint.of_run(whole, libraries=3e8) == (2e9, None)
+    assert footprint.of_run(whole, libraries=LIBRARIES) == (1e9, None)
     assert footprint.of_run(None) == (None, None)
-    fixed = parts_of(footprint.counted(8), "weights", "gradients", "optimizer", "index")
-    growing = 1e9 - 3e8 - fixed - REHEARSAL.saved_bytes
+    then = footprint.counted(4)
+    kept = 3e8 + REHEARSAL.saved_bytes
+    kept += parts_of(then, "weights", "gradients", "optimizer", "index")
     half = replace(REHEARSAL, global_batch_size=4)
-    found, _ = footprint.of_run(half, libraries=3e8)
-    assert found == pytest.approx(2 * (1e9 + growing))
-    idle = replace(half, peak_host_bytes=2e8)  # less than the libraries: nothing is taken off
-    assert footprint.of_run(idle, libraries=3e8)[0] == 4e8
+
+    def found(peak):
+        return footprint.of_run(replace(half, peak_host_bytes=peak), libraries=LIBRARIES)[0]
+
+    growing = 1.3 * growing_of(then)
+    assert found(kept + growing) == pytest.approx(kept + 2 * growing)
+    most = 1.4 * growing_of(then)  # what is more than that was loaded at first use
+    assert found(kept + 2 * most) == pytest.approx(kept + 3 * most)
+    assert found(2e8) == 2e8  # less than the libraries: nothing is taken off
+
+
+def test_processes_share_pages_of_files_and_one_alone_saves(shards, tiny):
+    footprint = Footprint(tiny, shards, 4, on_gpu=False)
+    whole = replace(REHEARSAL, global_batch_size=8)
+    found, _ = footprint.of_run(whole, libraries=LIBRARIES)
+    others = 1e9 - 2e8 - REHEARSAL.saved_bytes
+    assert found == 1e9 + 3 * others + 1e8  # and the process that starts them
 
 
 def test_knn_adds_its_own_rings_less_the_activations_that_are_gone(shards, tiny):
     whole = replace(REHEARSAL, global_batch_size=8)
     large = apply_settings(tiny, ["recipe.large_size=128"])
-    unwatched, _ = Footprint(large, shards, 1, on_gpu=False).of_run(whole, libraries=3e8)
+    unwatched, _ = Footprint(large, shards, 1, on_gpu=False).of_run(whole, libraries=LIBRARIES)
     watched = replace(large, monitor_every=1)
     # of 8 pictures in a step as many are measured at a time: on a CPU activations are more
-    assert Footprint(watched, shards, 1, on_gpu=False).of_run(whole, libraries=3e8)[0] == unwatched
+    assert (
+        Footprint(watched, shards, 1, on_gpu=False).of_run(whole, libraries=LIBRARIES)[0]
+        == unwatched
+    )
     footprint = Footprint(watched, shards, 1, on_gpu=True)
-    found, _ = footprint.of_run(whole, libraries=3e8)
+    found, _ = footprint.of_run(whole, libraries=LIBRARIES)
     rings = parts_of(footprint.counted(8), "bytes read", "pixels and masks")
     assert found > 1e9 + rings * 0.99
     assert found < 1e9 + rings + 4 * 8 * 3 * 128**2 * 4 * 1.01  # four batches of one view
@@ -148,11 +235,14 @@ def test_knn_adds_its_own_rings_less_the_activations_that_are_gone(shards, tiny)
 def test_the_parts_of_a_gpu_and_of_its_host_are_kept_apart(shards, tiny):
     footprint = Footprint(tiny, shards, 1, on_gpu=True)
     found = footprint.counted(8)
-    half = replace(REHEARSAL, global_batch_size=4, peak_device_bytes=3e9)
-    host, device = footprint.of_run(half, libraries=3e8)
-    growing = 1e9 - 3e8 - REHEARSAL.saved_bytes - parts_of(found, "index")
-    assert host == pytest.approx(1e9 + growing)
-    assert device == pytest.approx(6e9 - parts_of(found, "weights", "gradients", "optimizer"))
+    then = footprint.counted(4)
+    kept = parts_of(then, "weights", "gradients", "optimizer")
+    growing = sum(then.device.values()) - kept
+    half = replace(REHEARSAL, global_batch_size=4, peak_device_bytes=kept + growing)
+    host, device = footprint.of_run(half, libraries=LIBRARIES)
+    assert device == pytest.approx(kept + 2 * growing)
+    on_host = sum(then.host.values()) - then.host["index"]
+    assert host == pytest.approx(1e9 + 1.4 * on_host)
     step = sum(found.device.values())
     assert footprint.fits(8, replace(ROOMY, device=1.3 * step), share=0.8)
     assert not footprint.fits(8, replace(ROOMY, device=1.2 * step), share=0.8)
@@ -205,6 +295,10 @@ def test_the_work_that_is_left_counts_kNN_and_smaller_views(shards, tiny):
     assert np.all(shards.labels >= 0)
     assert _work(watched, plan, shards, done=0, size=1) == pytest.approx(96 + 2 * knn)
     assert _work(watched, plan, shards, done=6, size=2) == pytest.approx(48 + 2 * knn)
+    for seldom, times in ((3, 2), (9, 1)):  # and after the last step
+        watched = replace(tiny, monitor_every=seldom)
+        assert _work(watched, plan, shards, done=0, size=1) == pytest.approx(96 + times * knn)
+    assert _work(watched, plan, shards, done=12, size=1) == 0
     growing = apply_settings(tiny, ["recipe.progressive_epochs=1"])  # 16 pixels, not 32, at first
     halved = replace(growing, recipe=growing.recipe.at(0))
     share = operations_per_image(halved) / operations_per_image(tiny)
@@ -212,6 +306,38 @@ def test_the_work_that_is_left_counts_kNN_and_smaller_views(shards, tiny):
     assert _work(growing, plan, shards, done=0, size=1) == pytest.approx(72 + 24 * share)
     short = replace(tiny, max_steps=4)
     assert _work(short, plan_of(short, shards), shards, done=0, size=1) == 32
+
+
+def test_checkpoints_that_are_kept_are_counted_once_and_less_what_is_there(shards, tiny, tmp_path):
+    plan = plan_of(tiny, shards)  # 12 steps, saved every 2, three kept
+    saved = REHEARSAL.saved_bytes
+    (tmp_path / "checkpoint-00000004.pt").write_bytes(bytes(1000))
+    (tmp_path / "encoder-00000004.pt").write_bytes(bytes(100))
+    (tmp_path / "metrics.jsonl").write_bytes(bytes(10))
+
+    def disk(config, out=Path("no-such-run"), done=0):
+        return _disk(config, plan, REHEARSAL, out, done=done, encoder=7)
+
+    assert disk(tiny) == 4 * saved + 7
+    assert disk(replace(tiny, milestone_every=2)) == 5 * saved + 3 * 7  # 6 and 12; 8, 10, 12 newest
+    assert disk(replace(tiny, checkpoint_every=100)) == 2 * saved + 7
+    assert disk(tiny, tmp_path, 4) == 4 * saved + 7 - 1100
+    assert disk(tiny, tmp_path, 12) == 0
+    assert _disk(tiny, plan, None, tmp_path, done=0, encoder=7) is None
+
+
+def test_rates_are_the_medians_and_the_means_of_the_time(tmp_path):
+    lines = [
+        {"images_per_second": rate, "wait_share": share, "bottleneck": "step", "bad_samples": 0}
+        for rate, share in ((10.0, 0.0), (40.0, 0.0), (40.0, 0.0), (40.0, 0.0), (10.0, 1.0))
+    ]
+    found = rehearsals._summary(lines, 8, peak_host_bytes=5, saved_bytes=6)
+    assert found.images_per_second == 40
+    # 40 pictures in 0.8 + 3 * 0.2 + 0.8 seconds, of which 0.8 were waited
+    assert found.images_per_second_mean == pytest.approx(40 / 2.2)
+    assert found.wait_share == pytest.approx(0.8 / 2.2)
+    assert (found.images_per_second_20, found.images_per_second_80) == (10.0, 40.0)
+    assert (found.steps, found.peak_host_bytes, found.saved_bytes) == (5, 5, 6)
 
 
 def obstacles(**changed):
@@ -237,12 +363,15 @@ def test_nothing_is_said_of_a_run_that_has_room():
     ("changed", "line"),
     [
         ({"failure": "it ended"}, "it ended"),
-        ({"host": 65e9}, "it needs 65.0 GB of memory, 64.0 are free; lower global_batch_size"),
+        ({"host": 65e9}, "it needs 65.00 GB of memory, 64.00 GB are free; lower global_batch_size"),
         (
             {"device": 150e9, "room": replace(ROOMY, device=140e9)},
-            "each GPU needs 150.0 GB of its 140.0; lower global_batch_size or raise accumulate",
+            "each GPU needs 150.00 GB of its 140.00 GB; lower global_batch_size",
         ),
-        ({"disk": 2e12}, "checkpoints take 2000.0 GB, the disk of --out has 1000.0; lower keep"),
+        (
+            {"disk": 2e12},
+            "checkpoints take 2000.00 GB more, the disk of --out has 1000.00 GB; lower",
+        ),
     ],
 )
 def test_what_would_stop_a_run_is_said_with_the_way_out(changed, line):
@@ -258,13 +387,17 @@ def test_what_would_stop_a_run_is_said_with_the_way_out(changed, line):
             "steps wait for views 25% of the time, limited by decode",
         ),
         (
+            {"rehearsal": replace(REHEARSAL, images_per_second_20=20.0)},
+            "the rehearsed steps differ, 20.0 to 110.0 images/s: is other work on the cores?",
+        ),
+        (
             {"rehearsal": replace(REHEARSAL, bad_samples=3)},
             "3 of the pictures rehearsed cannot be decoded; the run ends after more than "
             "loader.max_bad=10",
         ),
         (  # 100 kB a picture, 100 pictures a second
             {"data_bytes": 63e9, "num_samples": 630_000},
-            "the shards (63.0 GB) do not fit into memory beside the run; the disk must give 10 MB",
+            "the shards (63.00 GB) do not fit into memory beside the run; the disk must give 10 MB",
         ),
     ],
 )
@@ -284,4 +417,5 @@ def test_how_a_rehearsal_ended_is_told_by_its_last_words(tmp_path):
     assert killed.startswith(
         "the rehearsal was ended by SIGKILL; the kernel does that where memory"
     )
+    assert rehearsals._ended(137, said) == killed  # one of several processes
     assert rehearsals._ended(-11, said).startswith("the rehearsal was ended by SIGSEGV [it said")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from training.config import TrainConfig
-from training.forecast.forecast import forecast
+from training.forecast.forecast import make_forecast
 from training.forecast.rehearsal import Run
 from training.forecast.text import forecast_text
 from training.launch import under_torchrun
@@ -42,7 +42,9 @@ def foretell(
     if under_torchrun():
         raise ValueError("--plan is of one machine: give it without torchrun, with --gpus")
     plan.check_world(config, size)
-    found = forecast(run, config, data, out, plan, device_type=device_type, size=size, tell=say)
+    found = make_forecast(
+        run, config, data, out, plan, device_type=device_type, size=size, tell=say
+    )
     say(forecast_text(found))
     if as_json:
         say(json.dumps(asdict(found)))

@@ -20,7 +20,7 @@ from training.forecast.operations import (
     operations_per_image,
 )
 from training.forecast.rehearsal import Failed, Rehearsal, Run, rehearse
-from training.forecast.room import Room, nearest_folder, room_here
+from training.forecast.room import Room, room_here, writable_beside
 from training.monitor import num_measured
 from training.plan import Plan
 
@@ -47,14 +47,14 @@ class Forecast:
     rehearsal: Rehearsal | None
     host_bytes: float | None  # of all processes
     device_bytes: float | None  # of each GPU
-    disk_bytes: float | None  # of the run directory
+    disk_bytes: float | None  # that checkpoints will take beyond those that are there
     room: Room
     images_per_second: float | None
     days: float | None  # for the steps that are left
     obstacles: Obstacles
 
 
-def forecast(
+def make_forecast(
     run: Run,
     config: TrainConfig,
     data: Path,
@@ -78,7 +78,7 @@ def forecast(
         rehearsal: Rehearsal | None = None
         failure = "even a smaller batch does not fit into memory; nothing was rehearsed"
         if trial := _trial(config, plan, footprint, room, size):
-            near = nearest_folder(out)
+            near = writable_beside(out)
             try:
                 rehearsal = rehearse(
                     run, trial, data, device_type=device_type, size=size, near=near, tell=tell
@@ -87,9 +87,10 @@ def forecast(
             except Failed as error:
                 failure = str(error)
         host, device = footprint.of_run(rehearsal)
-        disk = _disk(config, plan, rehearsal)
+        parameters = count_parameters(config)
         done = checkpoint.completed_steps(out)
-        rate = rehearsal.images_per_second if rehearsal else None
+        disk = _disk(config, plan, rehearsal, out, done=done, encoder=4 * parameters["encoder"])
+        mean = rehearsal.images_per_second_mean if rehearsal else None
         return Forecast(
             name=config.name,
             processes=size,
@@ -99,7 +100,7 @@ def forecast(
             steps_per_epoch=plan.sampler.steps_per_epoch,
             steps=plan.end_step,
             done=done,
-            parameters=count_parameters(config),
+            parameters=parameters,
             operations_per_image=operations_per_image(footprint.config),
             counted=footprint.counted(config.global_batch_size),
             rehearsal=rehearsal,
@@ -107,9 +108,9 @@ def forecast(
             device_bytes=device,
             disk_bytes=disk,
             room=room,
-            images_per_second=rate,
-            days=_work(config, plan, shards, done=done, size=size) / rate / 86_400
-            if rate
+            images_per_second=rehearsal.images_per_second if rehearsal else None,
+            days=_work(config, plan, shards, done=done, size=size) / mean / 86_400
+            if mean
             else None,
             obstacles=obstacles_of(
                 failure=failure,
@@ -136,14 +137,16 @@ def _trial(
     """
     operations = operations_per_image(footprint.config)
     on_cpu = room.device is None
+    shared = size * config.accumulate  # a batch is a multiple of it
     trial = config
     while True:
         batch = trial.global_batch_size
         fits = footprint.fits(batch, room, share=_SHARE_OF_ROOM)
         if fits and (not on_cpu or operations * batch <= _CPU_STEP_OPERATIONS):
             return trial
-        smaller = replace(trial, global_batch_size=batch // 2)
-        if batch % 2 or not _is_possible(smaller, plan, size):
+        half = batch // 2 // shared * shared
+        smaller = replace(trial, global_batch_size=half) if half else None
+        if smaller is None or not _is_possible(smaller, plan, size):
             return trial if fits else None
         trial = smaller
 
@@ -171,16 +174,40 @@ def _work(config: TrainConfig, plan: Plan, shards: Shards, *, done: int, size: i
         if epoch < config.recipe.progressive_epochs:
             share = operations_per_image(replace(config, recipe=config.recipe.at(epoch))) / whole
         work += share * steps * config.global_batch_size
-        if config.monitor_every and (epoch + 1) % config.monitor_every == 0:
-            (forward,) = forward_operations(config.model.encoder, config.recipe.large_size)
-            work += size * num_measured(shards, config) * forward / whole
+    if measured := num_measured(shards, config):
+        (forward,) = forward_operations(config.model.encoder, config.recipe.large_size)
+        every = config.monitor_every * per_epoch
+        times = plan.end_step // every - done // every
+        times += plan.end_step % every > 0 and done < plan.end_step  # and at the end
+        work += times * size * measured * forward / whole
     return work
 
 
-def _disk(config: TrainConfig, plan: Plan, rehearsal: Rehearsal | None) -> float | None:
-    """Bytes of checkpoints: those kept, one that is being written, and milestones."""
+def _disk(
+    config: TrainConfig,
+    plan: Plan,
+    rehearsal: Rehearsal | None,
+    out: Path,
+    *,
+    done: int,
+    encoder: int,
+) -> float | None:
+    """Bytes that a run adds to its directory: checkpoints that it keeps, one that is being written,
+    and an encoder beside each milestone and at the end, less what lies there.
+    """
+    if done == plan.end_step:
+        return 0.0
     if rehearsal is None:
         return None
-    epochs = plan.end_step // plan.sampler.steps_per_epoch
-    milestones = epochs // config.milestone_every if config.milestone_every else 0
-    return float(rehearsal.saved_bytes * (config.keep_checkpoints + 1 + milestones))
+    end = plan.end_step
+    every, long = config.checkpoint_every, config.milestone_every * plan.sampler.steps_per_epoch
+    milestones = set(range(long, end + 1, long)) if long else set()
+    saved = sorted(milestones | {end, *range(every, end + 1, every)})
+    kept = milestones | set(saved[-config.keep_checkpoints :])
+    there = sum(
+        path.stat().st_size
+        for kind in ("checkpoint", "encoder")
+        for path in out.glob(f"{kind}*.pt")
+    )
+    needs = rehearsal.saved_bytes * (len(kept) + 1) + encoder * (len(milestones) + 1)
+    return max(float(needs - there), 0.0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from training.forecast.rehearsal import Rehearsal
-from training.forecast.room import Room
+from training.forecast.room import Room, shown
 
 _STARVED = 0.02  # of the time, waiting for views
+_UNSTEADY = 1.3  # the faster fifth of steps over the slower one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,21 +40,25 @@ def obstacles_of(
     stops = [failure] if failure else []
     lower = "lower global_batch_size or raise accumulate"
     if host is not None and room.host is not None and host > room.host:
-        stops.append(
-            f"it needs {host / 1e9:.1f} GB of memory, {room.host / 1e9:.1f} are free; {lower}"
-        )
+        stops.append(f"it needs {shown(host)} of memory, {shown(room.host)} are free; {lower}")
     if device is not None and room.device is not None and device > room.device:
         stops.append(
-            f"each GPU needs {device / 1e9:.1f} GB of its {room.device / 1e9:.1f}; {lower}, or "
+            f"each GPU needs {shown(device)} of its {shown(room.device)}; {lower}, or "
             "take more GPUs"
         )
     if disk is not None and disk > room.disk:
         stops.append(
-            f"checkpoints take {disk / 1e9:.1f} GB, the disk of --out has {room.disk / 1e9:.1f}; "
+            f"checkpoints take {shown(disk)} more, the disk of --out has {shown(room.disk)}; "
             "lower keep_checkpoints, raise milestone_every, or give another --out"
         )
     warnings = []
     if rehearsal is not None:
+        slow, fast = rehearsal.images_per_second_20, rehearsal.images_per_second_80
+        if fast > _UNSTEADY * slow:
+            warnings.append(
+                f"the rehearsed steps differ, {slow:.1f} to {fast:.1f} images/s: is other work on "
+                "the cores? then speed and days say little"
+            )
         if rehearsal.wait_share > _STARVED:
             warnings.append(
                 f"steps wait for views {rehearsal.wait_share:.0%} of the time, limited by "
@@ -67,7 +72,7 @@ def obstacles_of(
         if room.host is not None and data_bytes + (host or 0.0) > room.host:
             rate = rehearsal.images_per_second * data_bytes / num_samples
             warnings.append(
-                f"the shards ({data_bytes / 1e9:.1f} GB) do not fit into memory beside the run; "
+                f"the shards ({shown(data_bytes)}) do not fit into memory beside the run; "
                 f"the disk must give {rate / 1e6:.0f} MB/s"
             )
     return Obstacles(stops=tuple(stops), warnings=tuple(warnings))

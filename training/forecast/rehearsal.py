@@ -8,6 +8,7 @@ last thing that it does is to save, and that is in its memory, too.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -31,7 +32,8 @@ from training.launch import run_processes
 _SETTLING_STEPS, _SETTLING_SECONDS = 4, 5.0
 _STEPS, _SECONDS = 6, 20.0  # that are measured, at least
 _NEVER = 10**9  # steps or epochs
-_POLL = 0.1
+_POLL = 0.2
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 # For the rehearsal to end the step that it is in, to save and to leave.
 _END_SECONDS, _END_STEPS = 60.0, 3
 
@@ -49,6 +51,7 @@ class Rehearsal:
     images_per_second: float  # the median step's
     images_per_second_20: float  # a fifth of the steps were slower
     images_per_second_80: float
+    images_per_second_mean: float  # pictures over time: disturbed steps are in it
     wait_share: float  # of the time, waiting for views
     bottleneck: str
     peak_host_bytes: float  # of the largest process
@@ -67,25 +70,27 @@ def rehearse(
     *,
     device_type: str,
     size: int,
-    near: Path,
+    near: Path | None,
     tell: Callable[[str], object],
 ) -> Rehearsal:
     """Run some steps with `size` processes; `near` is the folder in which it gets its own.
+
+    Args:
+        near: None: the system's folder for such things.
 
     Raises:
         Failed: it ended by itself; with the last line that it said.
     """
     config = _without_end(config)
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=near) as folder:
-        out, said = Path(folder) / "run", Path(folder) / "said.txt"
-        said.touch()
+    with ExitStack() as stack:
+        out, said = _folders(stack, near)
         # No daemon: it starts the other processes.
         actor = multiprocessing.get_context("spawn").Process(
-            target=_act, args=(said, run, device_type, size, (config, data, out))
+            target=_act, args=(os.getpid(), said, run, device_type, size, (config, data, out))
         )
-        with _leaving_on_sigterm():
+        patience = _END_SECONDS
+        with _leaving_on_signals():
             actor.start()
-            patience = _END_SECONDS
             try:
                 lines = _watch(actor, out, said, tell)
                 slowest = min(line["images_per_second"] for line in lines)
@@ -98,6 +103,17 @@ def rehearse(
     # Of the largest of all processes below this one, when they have ended: with the save.
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return _summary(lines, config.global_batch_size, peak_host_bytes=peak, saved_bytes=saved)
+
+
+def _folders(stack: ExitStack, near: Path | None) -> tuple[Path, Path]:
+    """Make (run directory, file of what it says); the second where no full disk of a run hurts."""
+    try:
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=near))
+        said = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "said.txt"
+    except OSError as error:
+        raise Failed(f"there is no place for a rehearsal: {error}") from error
+    said.touch()
+    return Path(own) / "run", said
 
 
 def _without_end(config: TrainConfig) -> TrainConfig:
@@ -115,8 +131,14 @@ def _without_end(config: TrainConfig) -> TrainConfig:
     )
 
 
-def _act(said: Path, run: Run, device_type: str, size: int, arguments: tuple[Any, ...]) -> None:
-    """In a process of its own: what it says goes into a file."""
+def _act(
+    parent: int, said: Path, run: Run, device_type: str, size: int, arguments: tuple[Any, ...]
+) -> None:
+    """In a process of its own: what it says goes into a file. It ends when its parent has."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        return
     sys.stdout.flush()
     with said.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -183,25 +205,28 @@ def _end(actor: Any, patience: float) -> None:
 def _ended(status: int | None, said: Path) -> str:
     lines = said.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-    if status is not None and status < 0:
-        why = signal.Signals(-status).name
-        hint = "; the kernel does that where memory is short" if status == -signal.SIGKILL else ""
+    # of the process itself, or of one that it started
+    number = -status if status is not None and status < 0 else (status or 0) - 128
+    if number > 0:
+        why = signal.Signals(number).name
+        hint = "; the kernel does that where memory is short" if number == signal.SIGKILL else ""
         return f"the rehearsal was ended by {why}{hint} [{last.strip()}]"
     return f"the rehearsal ended with status {status}: {last.strip()}"
 
 
 @contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends this process by an exception, so that nothing of the rehearsal is left."""
+def _leaving_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end this process by an exception: nothing of the rehearsal is left."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _summary(
@@ -210,13 +235,16 @@ def _summary(
     rates = [line["images_per_second"] for line in lines]
     fifths = quantiles(rates, n=5, method="inclusive")
     last = lines[-1]
+    seconds = [batch / rate for rate in rates]
+    waited = sum(line["wait_share"] * took for line, took in zip(lines, seconds, strict=True))
     return Rehearsal(
         global_batch_size=batch,
         steps=len(lines),
         images_per_second=median(rates),
         images_per_second_20=fifths[0],
         images_per_second_80=fifths[-1],
-        wait_share=median(line["wait_share"] for line in lines),
+        images_per_second_mean=batch * len(lines) / sum(seconds),
+        wait_share=waited / sum(seconds),
         bottleneck=last["bottleneck"],
         peak_host_bytes=float(peak_host_bytes),
         peak_device_bytes=last.get("peak_device_bytes"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.forecast.forecast import Forecast
 from training.forecast.rehearsal import Rehearsal
+from training.forecast.room import shown
 
 
 def forecast_text(found: Forecast) -> str:
@@ -52,7 +53,7 @@ def _counted(found: Forecast) -> list[str]:
 
 
 def _parts(parts: dict[str, float]) -> str:
-    return ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+    return ", ".join(f"{name} {shown(size)}" for name, size in parts.items())
 
 
 def _rehearsed(rehearsal: Rehearsal | None) -> str:
@@ -67,20 +68,25 @@ def _rehearsed(rehearsal: Rehearsal | None) -> str:
 
 
 def _memory(found: Forecast) -> str:
-    line = f"memory       {_size(found.host_bytes)} of the host's, {_size(found.room.host)} free"
+    line = f"memory       {shown(found.host_bytes)} of the host's, {shown(found.room.host)} free"
     if found.room.device is not None:
-        line += f"; {_size(found.device_bytes)} of each GPU's {_size(found.room.device)}"
+        line += f"; {shown(found.device_bytes)} of each GPU's {shown(found.room.device)}"
     return line
 
 
 def _disk(found: Forecast) -> str:
-    return f"disk         {_size(found.disk_bytes)} of checkpoints, {_size(found.room.disk)} free"
+    more, free = shown(found.disk_bytes), shown(found.room.disk)
+    return f"disk         {more} more for checkpoints, {free} free"
 
 
 def _time(found: Forecast) -> str:
     if found.images_per_second is None or found.days is None:
         return "speed        not known"
-    return f"speed        {found.images_per_second:.1f} images/s: {_duration(found.days)}"
+    assert found.rehearsal is not None
+    return (
+        f"speed        {found.images_per_second:.1f} images/s, disturbed steps included "
+        f"{found.rehearsal.images_per_second_mean:.1f}: {_duration(found.days)}"
+    )
 
 
 def _duration(days: float) -> str:
@@ -93,9 +99,3 @@ def _duration(days: float) -> str:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.2f} M"
-
-
-def _size(size: float | None) -> str:
-    if size is None:
-        return "not known"
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
