@@ -31,6 +31,7 @@ from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
+from training.forecast import foretell
 from training.launch import (
     StopRequest,
     World,
@@ -64,6 +65,7 @@ from training.saving import CheckpointWriter
 @click.option(
     "--max-bad", type=click.IntRange(min=0), help="Undecodable pictures that are tolerated. [10]"
 )
+@click.option("--plan", "asked", is_flag=True, help="What the run would take; trains nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def main(
     data: Path,
@@ -73,6 +75,7 @@ def main(
     preset: str,
     settings: tuple[str, ...],
     max_bad: int | None,
+    asked: bool,
     as_json: bool,
 ) -> None:
     """Pretrain a ResNet without labels by ReLICv2."""
@@ -85,6 +88,18 @@ def main(
         plan = Plan.of(config, open_shards(data), out)
         arguments = (config, data, out)
         patience = config.patience_seconds
+        if asked:
+            sys.exit(
+                foretell(
+                    run,
+                    *arguments,
+                    plan,
+                    device_type=device_type,
+                    size=size,
+                    say=click.echo,
+                    as_json=as_json,
+                )
+            )
         if under_torchrun():
             sys.exit(
                 run_in_place(

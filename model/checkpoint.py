@@ -85,6 +85,11 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def completed_steps(directory: Path) -> int:
+    """Return the steps that the newest checkpoint has completed; 0 without one."""
+    return max(_checkpoints(directory), default=0)
+
+
 def restore(directory: Path) -> Restored | None:
     """Read the newest checkpoint that is intact; None if there is no checkpoint at all.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 # From <malloc.h>; the values are those of glibc's ABI.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -18,9 +19,21 @@ _LARGEST = 256 << 20  # what is larger gets pages of its own: it is allocated on
 
 def keep_freed_memory() -> bool:
     """Make this process reuse what it frees; return whether the C library can be told so."""
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # musl has none
+    mallopt = _function("mallopt")
+    if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEEP))
+
+
+def give_freed_memory_back() -> bool:
+    """Let the kernel have what was freed so far; return whether there was any.
+
+    Threads allocate in arenas of their own: what one has freed there, another does not use.
+    """
+    malloc_trim = _function("malloc_trim")
+    return malloc_trim is not None and bool(malloc_trim(0))
+
+
+def _function(name: str) -> Any:
+    """One of glibc's own; None elsewhere, musl has none of them."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

@@ -24,6 +24,7 @@ from pipeline.loader.decode import TooManyBadSamples, too_many
 from pipeline.stats import STAGES, LoaderStats, bottleneck
 from training.config import TrainConfig
 from training.launch import World
+from training.peak_memory import peak_memory
 from training.plan import Plan
 from training.runlog import RunLog, SilentLog
 
@@ -80,6 +81,7 @@ class Meter:
             **self._feeding(stats, before, now - then),
             "bad_samples": len(self.bad_samples),
             "skipped_steps": len(self.skipped_steps),
+            **self._memory(),
         }
 
     def check_skipped(self, most: int) -> None:
@@ -109,6 +111,12 @@ class Meter:
         busy = {stage: figures[f"{stage}_busy"] for stage in STAGES}
         figures["bottleneck"] = bottleneck(figures["wait_share"], busy)
         return figures | ({"slowest_rank": slowest} if len(every) > 1 else {})
+
+    def _memory(self) -> dict[str, float]:
+        """The most that a process of the run has held so far."""
+        own = peak_memory(self._world.device)
+        every = self._gathered(list(own.values()))
+        return dict(zip(own, map(max, zip(*every, strict=True)), strict=True))
 
     def _gathered(self, values: list[float]) -> list[list[float]]:
         """The values of every rank."""

@@ -16,11 +16,26 @@ from evaluation.knn import KnnConfig, leave_one_out_accuracy
 from pipeline.loader import evaluation_views
 from pipeline.rng import Stream, random_words
 from pipeline.shards import Shards
+from training.allocator import give_freed_memory_back
 from training.config import TrainConfig
 from training.launch import World
 
 _MAX_SAMPLES = 5_000  # enough for a trend; seconds of a GPU's time at 224 pixels
 _MIN_SAMPLES = 21  # each needs 20 neighbours
+_MAX_BATCH = 256
+
+
+def num_measured(shards: Shards, config: TrainConfig) -> int:
+    """How many samples a measurement takes; 0: there is none in this run."""
+    labelled = int((shards.labels >= 0).sum())
+    wanted = config.monitor_every > 0 and labelled >= _MIN_SAMPLES
+    return min(labelled, _MAX_SAMPLES) if wanted else 0
+
+
+def batch_measured(shards: Shards, config: TrainConfig, world_size: int) -> int:
+    """How many of them at a time: no more than a step has, so that none takes more memory."""
+    rows = config.global_batch_size // world_size // config.accumulate
+    return min(_MAX_BATCH, num_measured(shards, config), rows)
 
 
 class KnnMonitor:
@@ -47,13 +62,13 @@ class KnnMonitor:
             num_views=1,
             num_draws=1,
         )
-        chosen = np.argsort(words[:, 0, 0], kind="stable")[:_MAX_SAMPLES]
+        chosen = np.argsort(words[:, 0, 0], kind="stable")[: num_measured(shards, config)]
         self._ids = np.sort(labelled[chosen])
 
     def due(self, step: int, steps_per_epoch: int, *, last: bool) -> bool:
         """Whether to measure after so many completed steps; the same on every rank."""
         every = self._config.monitor_every * steps_per_epoch
-        return len(self._ids) >= _MIN_SAMPLES and every > 0 and (last or step % every == 0)
+        return len(self._ids) > 0 and (last or step % every == 0)
 
     def measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
         """Return {"knn_top1": percent} of the encoder as it is; `bad_samples` gets those it met.
@@ -61,17 +76,20 @@ class KnnMonitor:
         An error goes to `fail`, and nothing is returned: the run is to be saved, as after an error
         of its own loader.
         """
+        give_freed_memory_back()  # the step's, so that it does not add to the measurement's own
         try:
             return self._measure(encoder, bad_samples)
         except Exception as error:
             self._fail(error)
             return {}
+        finally:
+            give_freed_memory_back()
 
     def _measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
         with evaluation_views(
             self._shards,
             size=self._config.recipe.large_size,
-            batch_size=min(256, len(self._ids)),
+            batch_size=batch_measured(self._shards, self._config, self._world.size),
             config=self._config.loader,
             sample_ids=self._ids,
             device=self._world.device,

@@ -1,24 +1,19 @@
 """What the model asks of a GPU, and what is known of GPUs.
 
-A step's work is counted, not timed: floating-point operations of one picture, all views, both
-networks, forward and backward. Its speed on a GPU comes from this project's own records where the
-ladder has run there; else from figures that others published for the same kind of training, and is
-then said to be derived.
+A step's work is counted, not timed (training/forecast/operations.py). Its speed on a GPU comes from
+this project's own records where the ladder has run there; else from figures that others published
+for the same kind of training, and is then said to be derived.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from model.resnet import ResNetConfig, make_encoder
 from training.config import TrainConfig
+from training.forecast.operations import operations_per_image
 from training.presets import imagenet_rn50
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -37,32 +32,6 @@ class Demand:
     high: float
     views_seconds: float | None  # of one picture's views on that GPU; None: not measured
     origin: str  # one line: where the figures come from
-
-
-def operations_per_image(config: TrainConfig) -> float:
-    """Floating-point operations (multiply and add are two) of one source picture in a step.
-
-    Forward of the online encoder on each view, twice that backward, and forward of the target on
-    the large views. Heads and loss, below one percent with ResNet-50, are left out.
-    """
-    recipe = config.recipe
-    large, small = _forward(config.model.encoder, recipe.large_size, recipe.small_size)
-    online = 3 * (recipe.num_large * large + recipe.num_small * small)
-    return online + recipe.num_large * large
-
-
-@lru_cache
-def _forward(config: ResNetConfig, *sizes: int) -> tuple[float, ...]:
-    """Operations of one view of each size, counted on the meta device: nothing is computed, and no
-    weights are drawn, which alone takes ten seconds for a ResNet-50."""
-    with torch.device("meta"):
-        encoder = make_encoder(config, None).eval()
-    found = []
-    for size in sizes:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            encoder(torch.zeros(1, 3, size, size, device="meta"))
-        found.append(float(counter.get_total_flops()))
-    return tuple(found)
 
 
 def demand_of(gpu: str, config: TrainConfig, *, results: Path = RESULTS) -> Demand | None:

@@ -12,12 +12,12 @@ import torch
 from bench.environment import environment
 from bench.planner.compute import DERIVED, Demand, demand_of
 from bench.planner.measure import measure_costs
-from bench.planner.memory import plan_memory
 from bench.planner.predict import Costs, Machine, Prediction, predict
 from bench.stages import Task
 from bench.training_rungs import plan_of
 from pipeline.shards import open_shards
 from training.config import TrainConfig
+from training.forecast.memory import plan_memory
 
 _LARGEST_BATCH = 64  # of the measurement on a CPU: rates do not depend on it, patience does
 

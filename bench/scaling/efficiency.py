@@ -21,9 +21,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.planner.compute import operations_per_image
 from bench.scaling.volume import GATHER, Sent, sent_in_a_step
 from training.config import TrainConfig
+from training.forecast.operations import operations_per_image
 
 # Microseconds, NCCL's low-latency protocol: the call itself, a hop of NVLink, a hop of the network;
 # hops within a node count 1.8 times where there are several nodes.

@@ -8,7 +8,6 @@ counted. All views at once is the step that `loss.kl_form=swap_views` takes.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +18,14 @@ import torch
 from bench.harness import Unavailable, tell
 from bench.isolated import Setup, alone
 from bench.step.subject import Subject
+from training.allocator import give_freed_memory_back
 from training.config import TrainConfig
+from training.peak_memory import status_bytes
 
 BY_VIEW, AT_ONCE = "view by view", "all views at once"
 FORMS = {BY_VIEW: "swap_roles", AT_ONCE: "swap_views"}
 _CPU_STEPS = 2  # the optimizer allocates in the first; its peak is in both
 
-_STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")  # 5: the peak begins anew
 
 
@@ -95,17 +95,13 @@ def peak_on_cpu(work: Callable[[], object]) -> int:
         Unavailable: the kernel does not begin a peak anew, or tells none.
     """
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        give_freed_memory_back()
         _CLEAR.write_text("5")
-        before = _status("VmRSS")
+        before = status_bytes("VmRSS")
         work()
-        return _status("VmHWM") - before
-    except (OSError, AttributeError) as error:  # no /proc, no glibc
+        peak = status_bytes("VmHWM")
+    except OSError as error:  # no /proc
         raise Unavailable(f"the peak of memory cannot be told here: {error}") from error
-
-
-def _status(field: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    lines = _STATUS.read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return 1024 * int(line.split()[1])
+    if before is None or peak is None:
+        raise Unavailable("the peak of memory cannot be told here: the kernel tells none")
+    return peak - before

@@ -1,8 +1,9 @@
 """How much memory a run takes: the loader on the host, the step on its device.
 
 The loader's part follows from its rings (pipeline/loader/multicrop.py). Of the step, what autograd
-keeps of one view is counted by a hook on a few pictures, and grows with the batch: views go through
-one by one, so no more than one is there at a time.
+keeps of one view is counted by a hook on a few pictures, and grows with the rows of a part of the
+batch: views go through one by one, so no more than one is there at a time, unless the form of the
+KL couples them.
 
 Shapes: B pictures of one process.
 """
@@ -59,19 +60,25 @@ def plan_memory(config: TrainConfig, shards: Shards, *, batch: int, on_gpu: bool
 
 
 def step_memory(config: TrainConfig, *, batch: int, half: bool) -> dict[str, float]:
-    """Weights, gradients and optimizer, and what is kept of one view for backward."""
+    """Weights, gradients and optimizer, and what is kept for backward: of one view, or of all."""
     with torch.device("meta"):  # drawing the weights of a ResNet-50 takes ten seconds
         model = ReLICv2(config.model)
     online = sum(p.numel() for p in model.online.parameters())
     target = sum(p.numel() for p in model.target.parameters())
     states = _STATES[config.optimizer.name]
-    kept = _kept_bytes(model, config.recipe.large_size)
+    recipe, together = config.recipe, config.loss.kl_form == "swap_views"
+    kept = _kept_bytes(model, recipe.large_size)
+    if together:
+        small = _kept_bytes(model, recipe.small_size) if recipe.num_small else 0.0
+        kept = recipe.num_large * kept + recipe.num_small * small
     return {
         "weights": 4.0 * (online + target),
         "gradients": 4.0 * online,
         "optimizer": 4.0 * states * online,
         # under autocast most of it is bfloat16
-        "activations of one view": kept * batch * (0.5 if half else 1.0),
+        f"activations of {'all views' if together else 'one view'}": kept
+        * (batch // config.accumulate)
+        * (0.5 if half else 1.0),
     }
 
 
