@@ -1,4 +1,4 @@
-"""convert_dataset.py --saliency: the masks it makes, what it says of them, and that none is lost."""
+"""convert_dataset.py --saliency: masks it makes, what it says of them, and that none is lost."""
 
 import json
 import os
