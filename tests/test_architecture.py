@@ -53,6 +53,7 @@ PIPELINE_LAYERS = [
         "pipeline.saliency.refine",
         "pipeline.saliency.train_command",
         "pipeline.saliency.predict_command",
+        "pipeline.saliency.sheet_command",
         "pipeline.saliency.__main__",
     ],
     ["pipeline.loader"],
