@@ -16,7 +16,8 @@ from pipeline.saliency.graph import border_linked, two_rings
 from pipeline.saliency.otsu import otsu
 from pipeline.saliency.superpixels import Scene
 
-_COLOUR_SIGMA = 10.0  # Lab units; sections 3.2 and 5
+_GEODESIC_SIGMA = 7.0  # Lab units, in (1); the paper has 5 to 15, the code's comment advises 7
+_COLOUR_SIGMA = 10.0  # Lab units, in (10)
 _CONNECTIVITY_SIGMA = 1.0  # (5)
 _SPACE_SIGMA = 0.4  # of the picture's sides, in (4); code
 _SMOOTHNESS_FLOOR = 0.1  # mu of (10)
@@ -47,12 +48,12 @@ def geodesic_distances(scene: Scene) -> Doubles:
     """Return [N, N]: the least sum of colour steps on a way between two superpixels.
 
     Superpixels on the border are neighbours of one another (section 3.2), since an object may cut
-    the background in two. Steps lose the mean of every superpixel's smallest step, and are none
-    below it: else many small ones add up (Wei et al., "Geodesic saliency using background priors",
-    ECCV 2012, section 3).
+    the background in two. Steps lose the mean of every superpixel's smallest distance within two
+    rings, and are none below it: else many small ones add up (code, after Wei et al., "Geodesic
+    saliency using background priors", ECCV 2012, section 3).
     """
     linked = border_linked(scene)
-    smallest = np.where(scene.adjacent, scene.distances, np.inf).min(axis=1)
+    smallest = np.where(two_rings(scene.adjacent), scene.distances, np.inf).min(axis=1)
     clip = smallest[np.isfinite(smallest)].mean() if np.isfinite(smallest).any() else 0.0
     steps = np.where(linked, np.maximum(scene.distances - clip, 0), np.inf).astype(np.float32)
     np.fill_diagonal(steps, 0)
@@ -62,7 +63,7 @@ def geodesic_distances(scene: Scene) -> Doubles:
 
 def boundary_connectivity(geodesic: Doubles, border: Flags) -> Doubles:
     """Return [N]: length along the border over the root of the area, both soft: (1) to (3)."""
-    similar = np.exp(-(geodesic**2) / (2 * _COLOUR_SIGMA**2))
+    similar = np.exp(-(geodesic**2) / (2 * _GEODESIC_SIGMA**2))
     connectivity: Doubles = similar @ border.astype(np.float64) / np.sqrt(similar.sum(axis=1))
     return connectivity
 
