@@ -40,7 +40,7 @@ from pipeline.sources.masks import attach_masks
 from pipeline.sources.prepare import BadPicture, Prepared, PrepareSettings
 from pipeline.sources.progress import shown_progress
 from pipeline.sources.stop import Stop
-from pipeline.sources.workers import WorkerDied, prepare_all
+from pipeline.sources.workers import WorkerDied, prepare_all, start_early
 
 STOP = Stop()
 
@@ -185,6 +185,8 @@ def convert(request: Request) -> Manifest:
     click.echo(source.description, err=True)
     if partial_of(request.out).exists():
         click.echo(f"removing {partial_of(request.out)}, left by an interrupted run", err=True)
+    if request.workers:
+        start_early(request.settings)
     with new_folder(request.out) as folder, kept_masks(request) as journal:
         manifest = write_shards(request, source, folder, journal)
         check_written(folder, manifest)

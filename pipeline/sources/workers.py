@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from pipeline.sources.estimated import EstimatedMask
 from pipeline.sources.mask_journal import MaskJournal
@@ -44,6 +45,12 @@ class _Worker:
     process: ForkServerProcess
     pipe: Connection
     pending: deque[int] = field(default_factory=deque)  # numbers of the records it has, in order
+
+
+def start_early(settings: PrepareSettings) -> None:
+    """Let the process that workers will be forked from begin with its imports: seconds."""
+    _context(settings)
+    forkserver.ensure_running()
 
 
 def prepare_all(
@@ -143,9 +150,7 @@ def _death_of(worker: _Worker, records: Sequence[Record]) -> WorkerDied:
 @contextmanager
 def _started(num_workers: int, settings: PrepareSettings) -> Iterator[list[_Worker]]:
     """Start workers; on leaving, for whatever reason, none is left."""
-    context = multiprocessing.get_context("forkserver")
-    makers = [] if settings.masks is None else [type(settings.masks).__module__]
-    context.set_forkserver_preload(["__main__", __name__, *makers])  # once, not by every worker
+    context = _context(settings)
     workers: list[_Worker] = []
     try:
         for _ in range(num_workers):
@@ -163,6 +168,13 @@ def _started(num_workers: int, settings: PrepareSettings) -> Iterator[list[_Work
             worker.process.join(timeout=5)
             worker.process.kill()  # a no-op for the dead: nobody waits for one that hangs
             worker.process.join()
+
+
+def _context(settings: PrepareSettings) -> ForkServerContext:
+    makers = [] if settings.masks is None else [type(settings.masks).__module__]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__, *makers])  # once, not by every worker
+    return context
 
 
 def _work(pipe: Connection, settings: PrepareSettings) -> None:
