@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -17,8 +15,3 @@ class MaskMethod:
     labels_involved: bool  # in the masks, or in the training of the network that made them
     settings: dict[str, Any]  # plain values, as of JSON
     model_sha256: str | None = None  # of the student's file; None: no model
-
-    @property
-    def identity(self) -> str:
-        """SHA-256 in hexadecimal of all of the above."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
