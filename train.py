@@ -28,6 +28,7 @@ from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
+from training.claim import claimed
 from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
@@ -130,7 +131,8 @@ class Refused(click.ClickException):
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
-        return train(world, config, data, out)
+        with claimed(out):
+            return train(world, config, data, out)
     except Exception as error:
         if world.is_main or not isinstance(error, (ValueError, Diverged)):  # same on every rank
             explain(error, out)

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.saliency.console import refusing, report
 from pipeline.saliency.evaluate import Row, evaluate
 from pipeline.saliency.labelled import list_labelled
 from pipeline.saliency.methods import METHODS, check_methods
 from pipeline.saliency.predict_command import predict_command
 from pipeline.saliency.sheet_command import sheet_command
 from pipeline.saliency.train_command import train_command
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,8 +53,8 @@ def evaluate_command(
         check_methods(names)
         pictures = list_labelled(data, limit=limit)
         count = min(processes or len(os.sched_getaffinity(0)), len(pictures))
-        with track("evaluate", len(pictures)) as advance:
-            rows = evaluate(pictures, names, processes=count, advance=advance)
+        with report("evaluate", len(pictures)) as tick:
+            rows = evaluate(pictures, names, processes=count, tick=tick)
     show(rows, len(pictures))
     if as_json:
         found = {"data": str(data), "pictures": len(pictures), "rows": [asdict(r) for r in rows]}
@@ -86,33 +78,6 @@ def show(rows: Sequence[Row], num_pictures: int) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(f"{num_pictures} pictures; ms/image of one core, with all that a method needs")
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what the user can mend into one line and exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise Refused(" ".join(str(error).split())) from error
-    except BrokenProcessPool as error:
-        raise click.ClickException(
-            "a process died; out of memory? try fewer --processes"
-        ) from error
-
-
-@contextmanager
-def track(stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a stage on standard error."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
-        task = progress.add_task(stage, total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 main.add_command(train_command)

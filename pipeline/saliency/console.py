@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import click
@@ -27,6 +28,10 @@ def refusing() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise Refused(" ".join(str(error).split())) from error
+    except BrokenProcessPool as error:
+        raise click.ClickException(
+            "a process died; out of memory? try fewer --processes"
+        ) from error
 
 
 @contextmanager

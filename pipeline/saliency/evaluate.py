@@ -46,13 +46,13 @@ def evaluate(
     methods: Sequence[str],
     *,
     processes: int,
-    advance: Callable[[int], None],
+    tick: Callable[[], None],
 ) -> list[Row]:
     """Measure each method on all pictures.
 
     Args:
         processes: 1 works in this one.
-        advance: called with 1 for each picture that is done.
+        tick: called for each picture that is done.
 
     Raises:
         ValueError, OSError: a picture or mask cannot be used.
@@ -62,7 +62,7 @@ def evaluate(
     for found in _all(pictures, methods, processes):
         for method, outcome in found.items():
             outcomes[method].append(outcome)
-        advance(1)
+        tick()
     return [_row(method, of_method) for method, of_method in outcomes.items()]
 
 

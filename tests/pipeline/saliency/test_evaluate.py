@@ -148,7 +148,7 @@ def test_a_process_that_dies_is_one_line(data, monkeypatch):
 @pytest.mark.slow
 def test_ecssd_is_met_by_the_best_single_method_and_by_fusion(real_data: Path):
     pictures = list_labelled(real_data / "ecssd", limit=200)
-    rows = evaluate(pictures, METHODS, processes=2, advance=lambda _: None)
+    rows = evaluate(pictures, METHODS, processes=2, tick=lambda: None)
     figures = {row.method: row.summary for row in rows}
     best = max((figures[method] for method in SINGLE), key=lambda summary: summary.max_f)
     assert best.max_f >= 0.68
