@@ -13,33 +13,36 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.shards import FORMATS, Manifest, open_shards
+from pipeline.shards.described import described, summarised
 from pipeline.shards.files import find_damaged
 from pipeline.shards.index import Sample
 from pipeline.shards.manifest import Note
-from pipeline.shards.writer import FolderWriter, Provenance, check_free, new_folder, partial_of
+from pipeline.shards.writer import (
+    FolderWriter,
+    Provenance,
+    check_free,
+    masks_of,
+    new_folder,
+    partial_of,
+)
 from pipeline.sources import Record, Source, list_records
+from pipeline.sources.mask_journal import MaskJournal, opened_journal
 from pipeline.sources.masks import attach_masks
 from pipeline.sources.prepare import BadPicture, Prepared, PrepareSettings
+from pipeline.sources.progress import shown_progress
 from pipeline.sources.stop import Stop
-from pipeline.sources.workers import WorkerDied, prepare_all
+from pipeline.sources.workers import WorkerDied, prepare_all, start_early
 
 STOP = Stop()
-
-SECONDS_BETWEEN_LINES = 5.0  # of progress, where there is no terminal
-SECONDS_BETWEEN_UPDATES = 0.1
-NAMES_SHOWN = 10
-
-Advance = Callable[[int], None]  # called once for each picture with the number skipped so far
 
 
 class Refused(click.ClickException):
@@ -54,6 +57,8 @@ class Request:
 
     source: str
     masks: Path | None
+    saliency: str | None
+    saliency_model: Path | None
     format: str
     out: Path
     settings: PrepareSettings
@@ -73,6 +78,12 @@ class Request:
     type=Path,
     help="Folder of masks: a/b.png belongs to a/b.jpg; any size, white is foreground.",
 )
+@click.option(
+    "--saliency",
+    metavar="auto|METHOD",
+    help="Make masks without labels: by --saliency-model, else by hand-crafted methods.",
+)
+@click.option("--saliency-model", type=Path, help="The student.pt of `pipeline.saliency train`.")
 @click.option("--format", default="ffcv", show_default=True, metavar="ffcv|dali")
 @click.option(
     "--out", required=True, type=Path, help="Folder to make; must not exist, or be empty."
@@ -113,6 +124,8 @@ class Request:
 def main(
     source: str,
     masks: Path | None,
+    saliency: str | None,
+    saliency_model: Path | None,
     format: str,
     out: Path,
     short_side: int,
@@ -126,6 +139,8 @@ def main(
     request = Request(
         source=source,
         masks=masks,
+        saliency=saliency,
+        saliency_model=saliency_model,
         format=format,
         out=out,
         settings=PrepareSettings(short_side=short_side, quality=quality),
@@ -142,11 +157,12 @@ def main(
         raise click.ClickException(str(error)) from error
     seconds = time.perf_counter() - start
     too_many = manifest.num_skipped > allowed(manifest.num_samples + manifest.num_skipped)
-    show(manifest, out, seconds)
+    for line in described(manifest, out, seconds):
+        click.echo(line)
     if too_many:
         click.echo(f"more pictures were skipped than --max-bad {max_bad} allows", err=True)
     if as_json:
-        click.echo(json.dumps(summarise(manifest, out, seconds)))
+        click.echo(json.dumps(summarised(manifest, out, seconds)))
     sys.exit(1 if too_many else 0)
 
 
@@ -160,23 +176,78 @@ def convert(request: Request) -> Manifest:
     """
     if request.format not in FORMATS:
         raise ValueError(f"--format {request.format}: unknown; choose {' or '.join(FORMATS)}")
+    request = with_mask_maker(request)
     check_free(request.out)
     source = list_records(request.source, limit=request.limit, masks=request.masks)
-    mask_origin = request.source if source.has_masks else "none"
     if request.masks is not None:
         source, num_masks = attach_masks(source, request.masks)
-        mask_origin = str(request.masks)
         click.echo(f"{num_masks} of {len(source.records)} pictures have a mask", err=True)
     click.echo(source.description, err=True)
     if partial_of(request.out).exists():
         click.echo(f"removing {partial_of(request.out)}, left by an interrupted run", err=True)
-    with new_folder(request.out) as folder:
-        manifest = write_shards(request, source, mask_origin, folder)
+    if request.workers:
+        start_early(request.settings)
+    with new_folder(request.out) as folder, kept_masks(request) as journal:
+        manifest = write_shards(request, source, folder, journal)
         check_written(folder, manifest)
+    if journal is not None:
+        masks_of(request.out).unlink(missing_ok=True)
     return manifest
 
 
-def write_shards(request: Request, source: Source, mask_origin: str, folder: Path) -> Manifest:
+def with_mask_maker(request: Request) -> Request:
+    """Put what makes the masks into the settings, if masks are to be made.
+
+    Raises:
+        ValueError: no such method or model, or masks are given as well.
+    """
+    if request.saliency is None:
+        if request.saliency_model is not None:
+            raise ValueError(f"--saliency-model {request.saliency_model} needs --saliency auto")
+        return request
+    if request.masks is not None:
+        raise ValueError(f"--saliency and --masks {request.masks} exclude each other; give one")
+    from pipeline.saliency.refine.choose import choose_masks  # needs scikit-image
+
+    maker = choose_masks(request.saliency, request.saliency_model)
+    return replace(request, settings=replace(request.settings, masks=maker))
+
+
+@contextmanager
+def kept_masks(request: Request) -> Iterator[MaskJournal | None]:
+    """Give the file of the masks that are made, with those of an interrupted run; None: no masks.
+
+    Raises:
+        ValueError, OSError: see `opened_journal`.
+    """
+    maker, path = request.settings.masks, masks_of(request.out)
+    if maker is None:
+        yield None
+        return
+    with opened_journal(path, maker.method) as journal:
+        if len(journal):
+            click.echo(f"{len(journal)} masks are made already, in {path}", err=True)
+        yield journal
+
+
+def provenance_of(request: Request, source: Source) -> Provenance:
+    maker = request.settings.masks
+    origin = request.source if source.has_masks else "none"
+    origin = origin if request.masks is None else str(request.masks)
+    return Provenance(
+        label_names=source.label_names,
+        source=request.source,
+        description=source.description,
+        short_side=request.settings.short_side,
+        quality=request.settings.quality,
+        mask_origin=origin if maker is None else "estimated",
+        mask_method=None if maker is None else maker.method,
+    )
+
+
+def write_shards(
+    request: Request, source: Source, folder: Path, journal: MaskJournal | None
+) -> Manifest:
     """Prepare all pictures of a source and write them into a folder.
 
     Raises:
@@ -186,20 +257,15 @@ def write_shards(request: Request, source: Source, mask_origin: str, folder: Pat
     labels = {name: label for label, name in enumerate(source.label_names)}
     skipped: list[Note] = []
     repaired: list[Note] = []
-    provenance = Provenance(
-        label_names=source.label_names,
-        source=request.source,
-        description=source.description,
-        short_side=request.settings.short_side,
-        quality=request.settings.quality,
-        mask_origin=mask_origin,
-    )
+    refused: Counter[str] = Counter()
     largest = max(record.size for record in records)
     with (
         FolderWriter(
             folder, format=request.format, capacity=len(records), largest=largest
         ) as writer,
-        closing(prepare_all(records, request.settings, num_workers=request.workers)) as outcomes,
+        closing(
+            prepare_all(records, request.settings, num_workers=request.workers, journal=journal)
+        ) as outcomes,
         shown_progress(len(records), "converting") as advance,
     ):
         for record, outcome in outcomes:
@@ -211,6 +277,8 @@ def write_shards(request: Request, source: Source, mask_origin: str, folder: Pat
                 writer.add(to_sample(record, outcome, label))
                 if outcome.warning:
                     repaired.append(Note(key=record.key, reason=outcome.warning))
+                if outcome.estimated is not None and outcome.estimated.fault:
+                    refused[outcome.estimated.fault] += 1
             except ValueError as error:
                 skipped.append(Note(key=record.key, reason=str(error)))
             advance(len(skipped))
@@ -219,7 +287,9 @@ def write_shards(request: Request, source: Source, mask_origin: str, folder: Pat
                 f"{request.source}: none of {len(records)} pictures can be decoded; "
                 f"{skipped[0].key}: {skipped[0].reason}"
             )
-        return writer.finish(provenance, skipped=skipped, repaired=repaired)
+        return writer.finish(
+            provenance_of(request, source), skipped=skipped, repaired=repaired, refused=refused
+        )
 
 
 def to_sample(record: Record, prepared: Prepared, label: int) -> Sample:
@@ -271,76 +341,6 @@ def parse_max_bad(text: str) -> Callable[[int], float]:
     except ValueError:
         pass
     raise ValueError(f"--max-bad {text}: give a number of pictures (12) or a share (0.5%)")
-
-
-@contextmanager
-def shown_progress(total: int, what: str) -> Iterator[Advance]:
-    """Show progress with rate and time left: a bar on a terminal, else a line now and then."""
-    console = Console(stderr=True)
-    start = time.perf_counter()
-    done, shown = 0, start
-    interval = SECONDS_BETWEEN_UPDATES if console.is_terminal else SECONDS_BETWEEN_LINES
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} pictures/s"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[bad]}"),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(what, total=total, rate=0.0, bad="")
-
-        def advance(num_bad: int) -> None:
-            nonlocal done, shown
-            done += 1
-            now = time.perf_counter()
-            if now - shown < interval and (done < total or not console.is_terminal):
-                return
-            shown = now
-            rate = done / (now - start)
-            bad = f"{num_bad} bad" if num_bad else ""
-            if console.is_terminal:
-                bar.update(task, completed=done, rate=rate, bad=bad)
-                return
-            left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate))
-            line = f"{what}: {done}/{total} pictures, {rate:.0f} pictures/s, {left} left {bad}"
-            click.echo(line.rstrip(), err=True)
-
-        yield advance
-
-
-def show(manifest: Manifest, out: Path, seconds: float) -> None:
-    """Print what was made."""
-    megabytes = sum(entry.num_bytes for entry in manifest.files) / 1e6
-    sizes, masks = manifest.sizes, manifest.masks
-    click.echo(
-        f"{out}: {manifest.num_samples} samples of {len(manifest.label_names)} classes, "
-        f"{megabytes:.1f} MB in {seconds:.1f} s ({manifest.num_samples / seconds:.0f} pictures/s); "
-        f"{sizes.num_unchanged} kept their bytes"
-    )
-    if masks.coverage_mean is not None:
-        click.echo(
-            f"{masks.num_masks} masks of {sizes.mask_bytes / masks.num_masks:.0f} bytes cover "
-            f"{masks.coverage_mean:.1%} of the picture on average; {masks.num_missing} pictures "
-            f"have none, {masks.num_degenerate} masks cover less than {masks.degenerate_below:.0%}"
-        )
-    for what, notes in (("skipped", manifest.skipped), ("repaired", manifest.repaired)):
-        for note in notes[:NAMES_SHOWN]:
-            click.echo(f"{what} {note.key}: {note.reason}")
-        if len(notes) > NAMES_SHOWN:
-            click.echo(f"... {len(notes)} {what} in all; the manifest names them")
-
-
-def summarise(manifest: Manifest, out: Path, seconds: float) -> dict[str, object]:
-    """What --json prints: the manifest and how long it took."""
-    return {
-        "out": str(out),
-        "seconds": round(seconds, 3),
-        "images_per_second": round(manifest.num_samples / seconds, 1),
-        **asdict(manifest),
-    }
 
 
 if __name__ == "__main__":

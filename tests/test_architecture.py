@@ -53,6 +53,7 @@ PIPELINE_LAYERS = [
         "pipeline.saliency.refine",
         "pipeline.saliency.train_command",
         "pipeline.saliency.predict_command",
+        "pipeline.saliency.sheet_command",
         "pipeline.saliency.__main__",
     ],
     ["pipeline.loader"],
@@ -71,14 +72,17 @@ ENTRY_POINTS = [
 SALIENCY_COMMANDS = ["pipeline/saliency/console.py", "pipeline/saliency/*_command.py"]
 HOMES = {
     "cv2": ["pipeline/sources/*", "pipeline/saliency/*", "pipeline/augment/*"],
-    "click": [*ENTRY_POINTS, *SALIENCY_COMMANDS],
+    "click": [*ENTRY_POINTS, *SALIENCY_COMMANDS, "pipeline/sources/progress.py"],
     "ffcv": ["pipeline/shards/beton*.py", "bench/peers/ffcv*.py"],
     "kornia": ["bench/peers/kornia*.py"],
     "matplotlib": ["evaluation/*", "bench/plot.py"],
     "numba": ["pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"],
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
     "PIL": ["pipeline/sources/*", "evaluation/*", "bench/generated.py", "bench/peers/*"],
-    "rich": [*ENTRY_POINTS, *SALIENCY_COMMANDS, "training/runlog.py"],
+    "rich": [
+        *(*ENTRY_POINTS, *SALIENCY_COMMANDS),
+        *("pipeline/sources/progress.py", "training/runlog.py"),
+    ],
     "scipy": [],
     "simplejpeg": [
         *("pipeline/loader/turbojpeg.py", "pipeline/shards/*", "pipeline/sources/*"),

@@ -250,7 +250,7 @@ def test_other_values_of_max_bad_are_refused(text):
 
 
 def test_progress_lines_have_rate_and_time_left(tmp_path, monkeypatch):
-    monkeypatch.setattr("convert_dataset.SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr("pipeline.sources.progress.SECONDS_BETWEEN_LINES", 0.01)
     source = write_files(tmp_path / "in", {f"{n}.jpg": jpeg() for n in range(99)})
     _, err = run("--source", source, "--out", tmp_path / "out", "--format", "dali")
     assert " pictures/s, 00:00:0" in err

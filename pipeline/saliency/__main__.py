@@ -17,6 +17,7 @@ from pipeline.saliency.evaluate import Row, evaluate
 from pipeline.saliency.labelled import list_labelled
 from pipeline.saliency.methods import METHODS, check_methods
 from pipeline.saliency.predict_command import predict_command
+from pipeline.saliency.sheet_command import sheet_command
 from pipeline.saliency.train_command import train_command
 
 
@@ -81,6 +82,7 @@ def show(rows: Sequence[Row], num_pictures: int) -> None:
 
 main.add_command(train_command)
 main.add_command(predict_command)
+main.add_command(sheet_command)
 
 if __name__ == "__main__":
     main()

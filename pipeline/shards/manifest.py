@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from pipeline.saliency.provenance import MaskMethod
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -42,13 +44,18 @@ class MaskSummary:
     codec: str
     grid: int
     levels: int
-    origin: str  # "none", "demo", or the folder that was given
+    origin: str  # "none", "demo", "estimated", or the folder that was given
     num_masks: int
     num_missing: int
     num_degenerate: int  # cover less than `degenerate_below`
     degenerate_below: float
     coverage_mean: float | None  # None: no masks
     coverage_quantiles: dict[str, float]  # "0.5" -> share of the image
+    # absent from manifests that were written before masks could be estimated
+    method: MaskMethod | None = None  # None: they were given, or there are none
+    labels_involved: bool | None = None  # None: nobody said how they were made
+    refused: dict[str, int] = field(default_factory=dict)  # fault -> estimates that are not stored
+    refused_share: float = 0.0  # of the samples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +143,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _from_values(values: Mapping[str, Any]) -> Manifest:
-    known = {field.name for field in fields(Manifest)}
+    known = {one.name for one in fields(Manifest)}
     if known != set(values):
         raise ValueError(f"not a manifest: fields {sorted(known ^ set(values))} differ")
     try:
@@ -144,7 +151,7 @@ def _from_values(values: Mapping[str, Any]) -> Manifest:
             **{
                 **values,
                 "label_names": tuple(values["label_names"]),
-                "masks": MaskSummary(**values["masks"]),
+                "masks": _masks_from(values["masks"]),
                 "sizes": SizeSummary(**values["sizes"]),
                 "files": tuple(FileEntry(**entry) for entry in values["files"]),
                 "skipped": tuple(Note(**note) for note in values["skipped"]),
@@ -153,3 +160,8 @@ def _from_values(values: Mapping[str, Any]) -> Manifest:
         )
     except TypeError as error:
         raise ValueError(f"not a manifest: {error}") from error
+
+
+def _masks_from(values: Mapping[str, Any]) -> MaskSummary:
+    method = values.get("method")
+    return MaskSummary(**{**values, "method": MaskMethod(**method) if method else None})

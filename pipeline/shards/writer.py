@@ -10,12 +10,12 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.batch import MASK_GRID
 from pipeline.saliency.codec import CODEC, LEVELS
+from pipeline.saliency.provenance import MaskMethod
 from pipeline.shards.beton import BetonWriter
 from pipeline.shards.index import INDEX_NAME, IndexBuilder, Place, Sample
 from pipeline.shards.manifest import (
@@ -38,6 +39,7 @@ from pipeline.shards.manifest import (
 )
 from pipeline.shards.tar import TarWriter
 
+NONE_REFUSED: Mapping[str, int] = MappingProxyType({})
 _LOCK_NAME = "lock"
 _LIBRARIES = ("numpy", "pillow", "simplejpeg", "ffcv", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
@@ -64,6 +66,7 @@ class Provenance:
     short_side: int
     quality: int
     mask_origin: str
+    mask_method: MaskMethod | None = None  # None: masks are given, or there are none
 
 
 class FolderWriter:
@@ -105,9 +108,18 @@ class FolderWriter:
         self._num_unchanged += sample.unchanged
 
     def finish(
-        self, provenance: Provenance, *, skipped: Sequence[Note], repaired: Sequence[Note]
+        self,
+        provenance: Provenance,
+        *,
+        skipped: Sequence[Note],
+        repaired: Sequence[Note],
+        refused: Mapping[str, int] = NONE_REFUSED,
     ) -> Manifest:
-        """Close the data files, write index and manifest, and return the manifest."""
+        """Close the data files, write index and manifest, and return the manifest.
+
+        Args:
+            refused: fault -> samples whose estimated mask has it, and was not added.
+        """
         paths = self._writer.close()
         self._closed = True
         index = self._index.finish()
@@ -123,7 +135,7 @@ class FolderWriter:
             description=provenance.description,
             short_side=provenance.short_side,
             quality=provenance.quality,
-            masks=summarise_masks(rows, provenance.mask_origin),
+            masks=summarise_masks(rows, provenance.mask_origin, provenance.mask_method, refused),
             sizes=summarise_sizes(rows, self._num_unchanged),
             files=tuple(
                 FileEntry(
@@ -177,6 +189,12 @@ def partial_of(out: Path) -> Path:
     return place.with_name(f"{place.name}.partial")
 
 
+def masks_of(out: Path) -> Path:
+    """Where a conversion to `out` keeps the masks that it estimates until it is complete."""
+    place = _place_of(out)
+    return place.with_name(f"{place.name}.masks")
+
+
 def _place_of(out: Path) -> Path:
     """Where `out` is when links are followed: a link cannot be replaced by a folder."""
     return Path(os.path.realpath(out))
@@ -223,7 +241,12 @@ def _take(file: IO[str], partial: Path) -> None:
         ) from error
 
 
-def summarise_masks(rows: NDArray[np.void], origin: str) -> MaskSummary:
+def summarise_masks(
+    rows: NDArray[np.void],
+    origin: str,
+    method: MaskMethod | None = None,
+    refused: Mapping[str, int] = NONE_REFUSED,
+) -> MaskSummary:
     """Describe the masks of index rows."""
     covered = rows["coverage"][~np.isnan(rows["coverage"])].astype(np.float64)
     quantiles = np.quantile(covered, QUANTILES).tolist() if covered.size else []
@@ -240,6 +263,10 @@ def summarise_masks(rows: NDArray[np.void], origin: str) -> MaskSummary:
         coverage_quantiles={
             str(level): round(value, 6) for level, value in zip(QUANTILES, quantiles, strict=False)
         },
+        method=method,
+        labels_involved=None if method is None else method.labels_involved,
+        refused=dict(sorted(refused.items())),
+        refused_share=round(sum(refused.values()) / len(rows), 6),
     )
 
 

@@ -49,6 +49,12 @@ def read_within(record: Record, side: int) -> UprightPicture:
     return _read(record, side, square=False)
 
 
+def squared(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize decoded pixels, uint8 [H, W, 3], to [side, side, 3] as `read_square` does."""
+    square = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return np.array(square)  # a copy, which torch may write to
+
+
 def as_in_file(mask: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Turn an upright mask, uint8 [H, W], to lie as the pixels of the picture's file lie.
 

@@ -8,10 +8,12 @@ not applied, as training loaders do not apply them either.
 
 A mask belongs to the pixels of the file: if the picture is turned, so is its mask, except where the
 mask already has the size of the upright picture. Masks keep their resolution until the codec.
+Where masks are estimated, they are estimated from the picture as it is stored: upright and reduced.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import warnings
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.saliency.codec import coverage, decode_mask, encode_mask
+from pipeline.sources.estimated import EstimatedMask, MaskMaker, estimate_mask
 from pipeline.sources.jpeg import is_jpeg, read_jpeg_header
 from pipeline.sources.record import Record
 
@@ -55,6 +58,7 @@ class Prepared:
     coverage: float  # NaN: no mask
     unchanged: bool
     warning: str  # of a JPEG that decodes although something is wrong with it; else empty
+    estimated: EstimatedMask | None = None  # what `mask` is, if it was not given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,11 +67,13 @@ class PrepareSettings:
 
     short_side: int = 0  # larger pictures are reduced to this; 0: sizes are kept
     quality: int = 90  # of what must be encoded anew
+    masks: MaskMaker | None = None  # makes all masks; None: they are given, or there are none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Picture:
     jpeg: bytes
+    pixels: NDArray[np.uint8]  # [height, width, 3] as stored, before JPEG
     size: tuple[int, int]  # (width, height) as stored
     orientation: int
     file_size: tuple[int, int]  # (width, height) of the file's own pixels
@@ -75,8 +81,13 @@ class _Picture:
     warning: str
 
 
-def prepare(record: Record, settings: PrepareSettings) -> Prepared:
+def prepare(
+    record: Record, settings: PrepareSettings, known: EstimatedMask | None = None
+) -> Prepared:
     """Read and prepare one picture and its mask.
+
+    Args:
+        known: the estimated mask of a picture of this key; used if the picture is the same.
 
     Raises:
         BadPicture: it cannot be read or decoded, or its mask cannot.
@@ -88,25 +99,36 @@ def prepare(record: Record, settings: PrepareSettings) -> Prepared:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _prepare(data, mask_file, settings)
+        return _prepare(data, mask_file, settings, known)
 
 
-def _prepare(data: bytes, mask_file: bytes | None, settings: PrepareSettings) -> Prepared:
+def _prepare(
+    data: bytes, mask_file: bytes | None, settings: PrepareSettings, known: EstimatedMask | None
+) -> Prepared:
     picture = _prepare_picture(data, settings)
-    mask, share = b"", math.nan
-    if mask_file is not None:
-        pixels = decode_mask_file(mask_file, picture.orientation, picture.file_size)
-        mask = encode_mask(pixels)
-        share = coverage(decode_mask(mask))
+    mask, estimated = b"", None
+    if settings.masks is not None:
+        estimated = _estimated(picture, settings.masks, known)
+        mask = estimated.mask
+    elif mask_file is not None:
+        mask = encode_mask(decode_mask_file(mask_file, picture.orientation, picture.file_size))
     return Prepared(
         jpeg=picture.jpeg,
         mask=mask,
         height=picture.size[1],
         width=picture.size[0],
-        coverage=share,
+        coverage=coverage(decode_mask(mask)) if mask else math.nan,
         unchanged=picture.unchanged,
         warning=picture.warning,
+        estimated=estimated,
     )
+
+
+def _estimated(picture: _Picture, maker: MaskMaker, known: EstimatedMask | None) -> EstimatedMask:
+    digest = hashlib.sha256(picture.jpeg).digest()
+    if known is not None and known.picture_sha256 == digest:
+        return known
+    return estimate_mask(picture.pixels, digest, maker)
 
 
 def decode_mask_file(
@@ -143,6 +165,7 @@ def _prepare_picture(data: bytes, settings: PrepareSettings) -> _Picture:
     if pixels is not None and orientation == 1 and goal == file_size:
         return _Picture(
             jpeg=data,
+            pixels=pixels,
             size=file_size,
             orientation=1,
             file_size=file_size,
@@ -154,10 +177,12 @@ def _prepare_picture(data: bytes, settings: PrepareSettings) -> _Picture:
         rgb = rgb.resize(goal, Image.Resampling.LANCZOS)
     if orientation in TRANSPOSE:
         rgb = rgb.transpose(TRANSPOSE[orientation])
+    upright = np.asarray(rgb)
     return _Picture(
         jpeg=simplejpeg.encode_jpeg(
-            np.asarray(rgb), settings.quality, colorspace="RGB", colorsubsampling="420"
+            upright, settings.quality, colorspace="RGB", colorsubsampling="420"
         ),
+        pixels=upright,
         size=rgb.size,
         orientation=orientation,
         file_size=file_size,

@@ -8,8 +8,7 @@ import torch
 
 from pipeline.augment import make_executor
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD
-from pipeline.augment.reference import ReferenceViews, salience_limit
-from pipeline.saliency.codec import mask_at_pixels
+from pipeline.augment.reference import ReferenceViews
 from tests.pipeline.augment.test_executors_agree import (
     BLURRED,
     BUSY,
@@ -25,7 +24,7 @@ from tests.pipeline.augment.test_executors_agree import (
     neutral,
     with_values,
 )
-from tests.support import blob_mask, decoded_batch
+from tests.support import decoded_batch
 
 
 @every_executor
@@ -93,28 +92,6 @@ def test_a_sample_does_not_see_its_batch(name):
     single = executor_of(name, BUSY)(alone, drawn(BUSY, alone, seed=9))
     assert torch.equal(single.large[:, 0], together.large[:, row])
     assert torch.equal(single.small[:, 0], together.small[:, row])
-
-
-@every_executor
-def test_the_masked_picture_and_the_mask_share_their_geometry(name):
-    # Geometry lock: a picture that is the mask, masked by itself, keeps its foreground everywhere.
-    grid = blob_mask(3)
-    images = [
-        np.where(mask_at_pixels(grid, h, w) > salience_limit(0.5), 255, 0)[..., None]
-        .repeat(3, axis=2)
-        .astype(np.uint8)
-        for h, w in ODD_SIZES
-    ]
-    decoded = decoded_batch(images, [grid] * len(images))
-    recipe = replace(BUSY, mask_color=(0.0, 0.0, 0.0))
-    params = with_values(drawn(recipe, decoded, seed=6), mask=True)
-    unmasked = with_values(params, mask=False)
-    for executor in (executor_of(name, recipe), ReferenceViews(recipe)):
-        views, expected = (
-            levels(executor(decoded, each).large, recipe) for each in (params, unmasked)
-        )
-        # a pixel of another side is whole levels off; fused reads masked crops by other code
-        assert (views - expected).abs().max() <= TOLERANCE[name]
 
 
 def test_unknown_executors_are_named():

@@ -1,0 +1,85 @@
+"""Masks by a hand-crafted method or their fusion, as `convert_dataset.py` makes them.
+
+Shapes: H/W sides of the picture, h/w of the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from pipeline.batch import Bytes
+from pipeline.saliency.gate import GateSettings
+from pipeline.saliency.methods import check_methods, estimate
+from pipeline.saliency.provenance import MaskMethod
+from pipeline.saliency.superpixels import SceneSettings
+
+VERSION = 1  # goes up when the same picture gets another mask
+_LONGEST_SIDE = 600  # a larger picture is reduced: methods see half of that, masks have 128 cells
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandCraftedMasks:
+    """Makes masks by one method; picklable.
+
+    Raises:
+        ValueError: the method is unknown.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        check_methods((self.name,))
+
+    @property
+    def method(self) -> MaskMethod:
+        return MaskMethod(
+            name=self.name,
+            version=VERSION,
+            labels_involved=False,
+            settings={
+                "longest_side": _LONGEST_SIDE,
+                "scene": asdict(SceneSettings()),
+                "gate": asdict(GateSettings()),
+            },
+        )
+
+    def mask(self, picture: Bytes) -> Bytes:
+        """Return the mask, uint8 [h, w] of 0..255, of a picture, uint8 [H, W, 3]; in one thread."""
+        with _single_threaded():
+            saliency = estimate(_reduced(picture), self.name)
+        levels: Bytes = np.rint(saliency * 255).astype(np.uint8)
+        return levels
+
+
+def _reduced(picture: Bytes) -> Bytes:
+    height, width = picture.shape[:2]
+    scale = _LONGEST_SIDE / max(height, width)
+    if scale >= 1:
+        return picture
+    size = [max(round(side * scale), 1) for side in (width, height)]
+    reduced: Bytes = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return reduced
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Sums in one order whatever the machine; and where all cores have work, threads only wait."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with _controller().limit(limits=1):
+            yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()  # looks at all libraries of the process: 2 ms

@@ -1,0 +1,148 @@
+"""`python -m pipeline.saliency sheet`: pictures and their masks side by side, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import cv2
+import numpy as np
+
+from pipeline.batch import CPU, Bytes
+from pipeline.saliency.console import list_bad, refusing, report
+from pipeline.saliency.gate import judge
+from pipeline.saliency.methods import FUSION, SINGLE, estimate_all
+from pipeline.saliency.predict_command import list_photos
+from pipeline.saliency.refine.maps import read_map, to_bytes
+from pipeline.saliency.refine.predictor import Predictor, load_predictor
+from pipeline.saliency.sheet import SheetRow, confidence_of, thumbnail, write_sheet
+from pipeline.sources import spread
+from pipeline.sources.pixels import read_within, squared
+from pipeline.sources.prepare import BadPicture
+from pipeline.sources.record import Record, mask_name
+
+_SIDE = 400  # pixels, the longer side that methods see
+_NOTE = (
+    "The least sure come first. Confidence: soft intersection over union of the final map with "
+    "the map of each hand-crafted method, on average. Coverage and what the quality gate says are "
+    "those of the final map: the last column but for true masks."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """What stands beside each picture."""
+
+    maps: dict[str, Path]  # column -> folder of maps
+    predictor: Predictor | None
+    truth: Path | None
+
+
+@click.command("sheet")
+@click.option(
+    "--photos",
+    required=True,
+    help="Folder or tar of photos, a .txt file that lists photos one a line, or demo.",
+)
+@click.option("--out", required=True, type=Path, help="Folder for sheet.html and sheet-NN.png.")
+@click.option(
+    "--maps",
+    multiple=True,
+    type=Path,
+    help="Folder of maps, a/b.png for a/b.jpg, or the OUT of a training; can be repeated.",
+)
+@click.option("--masks", type=Path, help="Folder of true masks, as of --maps.")
+@click.option("--model", type=Path, help="A student.pt; its masks are the final ones.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Take so many pictures, spread evenly.",
+)
+def sheet_command(
+    photos: str, out: Path, maps: tuple[Path, ...], masks: Path | None, model: Path | None,
+    limit: int,
+) -> None:  # fmt: skip
+    """Draw pictures, the maps of all methods, masks and what the gate says; least sure first."""
+    with refusing():
+        records = spread(list_photos(photos), limit)
+        shown = _Shown(
+            maps=dict(folder for path in maps for folder in map_folders(path)),
+            predictor=None if model is None else load_predictor(model, CPU),
+            truth=masks,
+        )
+        rows: list[SheetRow] = []
+        bad: list[tuple[str, str]] = []
+        with report("sheet", len(records)) as tick:
+            for record in records:
+                try:
+                    rows.append(make_row(record, shown))
+                except BadPicture as error:
+                    bad.append((record.key, str(error)))
+                tick()
+        list_bad(bad, "photos are not shown")
+        if not rows:
+            raise ValueError(f"{photos}: none of {len(bad)} photos can be read")
+        paths = write_sheet(out, rows, title=f"Masks of {photos}", note=_NOTE)
+    refused = sum(row.verdict.fault is not None for row in rows)
+    click.echo(f"{paths[0]}: {len(rows)} pictures, {refused} masks refused by the gate")
+
+
+def map_folders(path: Path) -> Iterator[tuple[str, Path]]:
+    """Name the folders of maps: that one, or of a training the last round of each method.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder of maps")
+    if not (path / "maps").is_dir():
+        yield path.name, path
+        return
+    last: dict[str, Path] = {}
+    for folder in sorted((path / "maps").iterdir(), key=lambda one: (len(one.name), one.name)):
+        method, _, number = folder.name.partition("-round")
+        if number or method == "fused":
+            last[method] = folder
+    yield from ((folder.name, folder) for folder in last.values())
+
+
+def make_row(record: Record, shown: _Shown) -> SheetRow:
+    """Make the tiles of a picture.
+
+    Raises:
+        BadPicture: it cannot be read.
+        ValueError: a map is damaged.
+    """
+    picture = read_within(record, _SIDE).pixels
+    found = estimate_all(picture, (*SINGLE, FUSION))
+    tiles = {name: thumbnail(to_bytes(one.saliency)) for name, one in found.items()}
+    final = tiles[FUSION]
+    opinions = [tiles[name] for name in SINGLE]
+    for name, folder in shown.maps.items():
+        tiles[name] = _read_tile(folder / mask_name(record.key), final)
+    if shown.predictor is not None:
+        square = shown.predictor.masks(squared(picture, shown.predictor.side)[None])[0]
+        final = tiles["student"] = squeezed(square, final)
+    if shown.truth is not None:
+        tiles["truth"] = _read_tile(shown.truth / mask_name(record.key), final)
+    return SheetRow(
+        key=record.key,
+        tiles={"picture": thumbnail(picture), **tiles},
+        verdict=judge(final.astype(np.float32) / np.float32(255)),
+        confidence=confidence_of(final, opinions),
+    )
+
+
+def _read_tile(path: Path, like: Bytes) -> Bytes:
+    """Read a map as a tile of the same shape as another; black where there is none."""
+    return squeezed(read_map(path), like) if path.is_file() else np.zeros_like(like)
+
+
+def squeezed(values: Bytes, like: Bytes) -> Bytes:
+    """Resize a map to the shape of another, whatever its own."""
+    resized: Bytes = cv2.resize(values, like.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return resized

@@ -1,0 +1,55 @@
+"""What a manifest says, in a few lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.shards.manifest import Manifest
+
+NAMES_SHOWN = 10
+
+
+def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
+    """Yield lines about shards that were written in so many seconds."""
+    megabytes = sum(entry.num_bytes for entry in manifest.files) / 1e6
+    yield (
+        f"{out}: {manifest.num_samples} samples of {len(manifest.label_names)} classes, "
+        f"{megabytes:.1f} MB in {seconds:.1f} s ({manifest.num_samples / seconds:.0f} pictures/s); "
+        f"{manifest.sizes.num_unchanged} kept their bytes"
+    )
+    yield from _described_masks(manifest)
+    for what, notes in (("skipped", manifest.skipped), ("repaired", manifest.repaired)):
+        for note in notes[:NAMES_SHOWN]:
+            yield f"{what} {note.key}: {note.reason}"
+        if len(notes) > NAMES_SHOWN:
+            yield f"... {len(notes)} {what} in all; the manifest names them"
+
+
+def summarised(manifest: Manifest, out: Path, seconds: float) -> dict[str, object]:
+    """Return the manifest, and how long it took, as plain values."""
+    return {
+        "out": str(out),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(manifest.num_samples / seconds, 1),
+        **asdict(manifest),
+    }
+
+
+def _described_masks(manifest: Manifest) -> Iterator[str]:
+    masks = manifest.masks
+    if masks.coverage_mean is not None:
+        yield (
+            f"{masks.num_masks} masks of {manifest.sizes.mask_bytes / masks.num_masks:.0f} bytes "
+            f"cover {masks.coverage_mean:.1%} of the picture on average; {masks.num_missing} "
+            f"pictures have none, {masks.num_degenerate} masks cover less than "
+            f"{masks.degenerate_below:.0%}"
+        )
+    if masks.method is not None:
+        faults = ", ".join(f"{count} {fault}" for fault, count in masks.refused.items())
+        yield (
+            f"masks by {masks.method.name}, version {masks.method.version}; "
+            f"{sum(masks.refused.values())} refused ({masks.refused_share:.1%} of the pictures)"
+            + (f": {faults}" if faults else "")
+        )
