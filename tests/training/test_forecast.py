@@ -1,33 +1,26 @@
-"""The parts of `train.py --plan`: counts against known ones, and made-up machines."""
+"""What `train.py --plan` makes of counts and a rehearsal."""
 
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from model.relicv2 import ReLICv2
 from pipeline.shards import open_shards
 from training.config import apply_settings
 from training.forecast import rehearsal as rehearsals
 from training.forecast.footprint import Footprint, Libraries
 from training.forecast.forecast import _disk, _trial, _work
-from training.forecast.memory import _kept_bytes, step_memory
 from training.forecast.obstacles import obstacles_of
 from training.forecast.operations import (
-    count_parameters,
     forward_operations,
     operations_per_image,
 )
 from training.forecast.rehearsal import Rehearsal
-from training.forecast.room import Room, host_memory, nearest_folder, room_here, writable_beside
+from training.forecast.room import Room
 from training.plan import Plan
-from training.presets import demo, imagenet_rn50, load_preset
+from training.presets import imagenet_rn50, load_preset
 
-GIB = 2.0**30
 REHEARSAL = Rehearsal(
     global_batch_size=64,
     steps=20,
@@ -56,125 +49,6 @@ def shards(home):
 @pytest.fixture(scope="module")
 def tiny(home):
     return load_preset(str(home / "tiny.toml"))
-
-
-def test_parameters_are_those_of_the_literature():
-    found = count_parameters(imagenet_rn50())
-    assert found["encoder"] == 23_508_032  # torchvision's ResNet-50 without its classifier
-    # 2048 -> 4096 with BatchNorm -> 256, and 256 -> 4096 -> 256
-    assert found["target"] == found["encoder"] + found["projector"]
-    assert found["projector"] == pytest.approx(2048 * 4096 + 4096 * 256, rel=0.002)
-    assert found["predictor"] == pytest.approx(2 * 256 * 4096, rel=0.01)
-
-
-def test_operations_are_those_of_the_literature():
-    # 17.9 GMAC forward of four 224s and two 96s, three times, and 16.4 of the target: about 70
-    assert operations_per_image(imagenet_rn50()) / 2e9 == pytest.approx(70, rel=0.03)
-    (forward,) = forward_operations(imagenet_rn50().model.encoder, 224)
-    assert forward / 2e9 == pytest.approx(4.09, rel=0.01)
-
-
-def test_memory_of_the_step_counts_what_is_there():
-    config = demo()
-    found = step_memory(config, batch=64, half=False)
-    assert found["gradients"] * 2 == found["optimizer"]  # AdamW keeps two numbers of each
-    assert found["weights"] > found["gradients"]  # the target has weights and no gradients
-    twice = step_memory(config, batch=128, half=False)
-    assert twice["activations of one view"] == 2 * found["activations of one view"]
-    large = replace(config, recipe=replace(config.recipe, large_size=96))
-    grown = step_memory(large, batch=64, half=False)["activations of one view"]
-    assert grown == pytest.approx(4 * found["activations of one view"], rel=0.1)
-
-
-def test_parts_of_a_batch_share_its_activations_and_coupled_views_add_them_up():
-    config = demo()
-    one = step_memory(config, batch=64, half=False)["activations of one view"]
-    parts = step_memory(replace(config, accumulate=4), batch=64, half=False)
-    assert parts["activations of one view"] == one / 4
-    coupled = apply_settings(config, ["loss.kl_form=swap_views"])
-    every = step_memory(coupled, batch=64, half=False)["activations of all views"]
-    small = (32 / 48) ** 2  # the area of a small view
-    assert every == pytest.approx((4 + 2 * small) * one, rel=0.05)
-
-
-def test_kept_activations_are_those_of_a_real_forward():
-    config = apply_settings(demo(), ["model.encoder.width=0.25"])
-    with torch.device("meta"):
-        counted = _kept_bytes(ReLICv2(config.model), 48)
-    model = ReLICv2(config.model).train()
-    own = {each.untyped_storage().data_ptr() for each in model.state_dict().values()}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = model.embed_online(torch.randn(4, 3, 48, 48))
-    assert counted == sum(kept.values()) / 4
-    assert out.requires_grad
-
-
-def memory_file(tmp_path):
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  16777216 kB\nMemAvailable:  8388608 kB\n")
-    return meminfo
-
-
-def group(place, names, limit, used, cached, prefix=""):
-    place.mkdir(parents=True)
-    (place / names[0]).write_text(f"{limit}\n")
-    (place / names[1]).write_text(f"{used}\n")
-    (place / "memory.stat").write_text(
-        f"anon 1\nfile 999\n{prefix}active_file {cached}\n{prefix}inactive_file {cached}\n"
-    )
-
-
-def test_the_memory_that_is_left_is_that_of_the_tightest_limit(tmp_path):
-    meminfo, own, root = memory_file(tmp_path), tmp_path / "own", tmp_path / "cgroup"
-
-    def found():
-        return host_memory(meminfo=meminfo, cgroup=root, own=own)
-
-    own.write_text("0::/slurm/job\n")
-    assert found() == 8 * GIB  # no groups
-    names = ("memory.max", "memory.current")
-    group(root / "slurm" / "job", names, "max", 2**30, 0)
-    assert found() == 8 * GIB
-    (root / "slurm" / "memory.max").write_text(f"{6 * 2**30}\n")
-    (root / "slurm" / "memory.current").write_text(f"{3 * 2**30}\n")
-    (root / "slurm" / "memory.stat").write_text(f"active_file {2**29}\ninactive_file {2**29}\n")
-    assert found() == 4 * GIB  # of the group above
-    (root / "slurm" / "job" / "memory.max").write_text(f"{3 * 2**30}\n")
-    assert found() == 2 * GIB
-    assert host_memory(meminfo=tmp_path / "none", cgroup=root, own=own) is None
-
-
-def test_limits_of_the_first_version_of_cgroups_count_as_well(tmp_path):
-    meminfo, own, root = memory_file(tmp_path), tmp_path / "own", tmp_path / "cgroup"
-    own.write_text("5:cpu:/slurm\n4:memory,hugetlb:/slurm\n")
-    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    group(root / "memory" / "slurm", names, 5 * 2**30, 2**30, 2**28, prefix="total_")
-    assert host_memory(meminfo=meminfo, cgroup=root, own=own) == 4.5 * GIB
-
-
-def test_the_disk_is_that_of_out_and_a_rehearsal_lies_beside_it(tmp_path, monkeypatch):
-    asked = []
-    usage = type("Usage", (), {"free": 7})
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: asked.append(place) or usage)
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "disk")
-    for out in ("disk", "link", "runs/today/one", "link/run"):
-        assert room_here(tmp_path / out, device_type="cpu").disk == 7
-    disk = tmp_path / "disk"
-    assert asked == [disk, disk, tmp_path, disk]
-    assert nearest_folder(tmp_path / "runs" / "today" / "one") == tmp_path
-    assert nearest_folder(Path("relative")) == Path.cwd()
-    assert writable_beside(tmp_path / "run") == tmp_path
-    monkeypatch.setattr(os, "access", lambda place, how: False)
-    assert writable_beside(tmp_path / "run") is None
 
 
 def parts_of(found, *names):
