@@ -57,8 +57,8 @@ class Request:
 
     source: str
     masks: Path | None
-    saliency: str | None
-    saliency_model: Path | None
+    saliency: str | None = None
+    saliency_model: Path | None = None
     format: str
     out: Path
     settings: PrepareSettings
