@@ -15,7 +15,7 @@ from rich.table import Table
 from pipeline.saliency.console import refusing, report
 from pipeline.saliency.evaluate import Row, evaluate
 from pipeline.saliency.labelled import list_labelled
-from pipeline.saliency.methods import METHODS, check_methods
+from pipeline.saliency.methods import METHODS, named_methods
 from pipeline.saliency.predict_command import predict_command
 from pipeline.saliency.sheet_command import sheet_command
 from pipeline.saliency.train_command import train_command
@@ -47,10 +47,7 @@ def evaluate_command(
 ) -> None:
     """Measure the hand-crafted methods and their fusion against true masks."""
     with refusing():
-        names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-        if not names:
-            raise ValueError(f"--methods names none; there are {', '.join(METHODS)}")
-        check_methods(names)
+        names = named_methods(methods)
         pictures = list_labelled(data, limit=limit)
         count = min(processes or len(os.sched_getaffinity(0)), len(pictures))
         with report("evaluate", len(pictures)) as tick:

@@ -72,6 +72,19 @@ def estimate_all(
     return {method: work.estimate(method, height, width) for method in methods}
 
 
+def named_methods(text: str) -> tuple[str, ...]:
+    """Return the methods of a list like `rbd,mr`, each once, in its order.
+
+    Raises:
+        ValueError: it names none, or an unknown one.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"--methods names none; there are {', '.join(METHODS)}")
+    check_methods(names)
+    return names
+
+
 def check_methods(methods: Sequence[str]) -> None:
     """Raise ValueError where a method is unknown."""
     for method in methods:

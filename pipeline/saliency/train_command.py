@@ -12,7 +12,7 @@ import torch
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.console import list_bad, refusing, report
-from pipeline.saliency.methods import check_methods, estimate_all
+from pipeline.saliency.methods import estimate_all, named_methods
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.initial import read_encoder
 from pipeline.saliency.refine.presets import BUDGETS
@@ -70,8 +70,7 @@ def train_command(
 ) -> None:
     """Train masks as DeepUSPS does, without labels, and distil them into a fast student."""
     with refusing():
-        names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
-        check_methods(names)
+        names = named_methods(methods)
         trained = train_masks(
             list_records(photos, limit=limit).records,
             HandCrafted(names=names, estimate=estimator(names)),

@@ -67,6 +67,7 @@ def test_a_finished_training_is_done_in_no_time_and_stays_as_it_is(trained):
     ("arguments", "reason"),
     [
         (["--methods", "rbd,magic"], "no method 'magic'"),
+        (["--methods", ","], "--methods names none; there are rbd"),
         (["--set", "speed=9"], "unknown setting 'speed'"),
         (["--encoder", "nowhere.pt"], "nowhere.pt: cannot be read"),
         (["--device", "tpu"], "tpu: unknown"),
