@@ -30,11 +30,7 @@ class StudentMasks:
 
     def mask(self, picture: Bytes) -> Bytes:
         """Return the mask, uint8 [h, h] of 0..255, of a picture, uint8 [H, W, 3]; in one thread."""
-        with _single_threaded():
-            predictor = _loaded(self.path)
-            masks = predictor.masks(squared(picture, predictor.side)[None])
-        mask: Bytes = masks[0]
-        return mask
+        return mask_by(self.path, picture)
 
 
 def student_masks(path: Path) -> StudentMasks:
@@ -54,6 +50,21 @@ def student_masks(path: Path) -> StudentMasks:
             model_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         ),
     )
+
+
+def mask_by(path: Path, picture: Bytes) -> Bytes:
+    """Return the mask, uint8 [h, h], of a picture, uint8 [H, W, 3], by a student.pt; in one thread.
+
+    Each process reads the file once.
+
+    Raises:
+        ValueError: the file is missing, damaged, or no student.
+    """
+    with _single_threaded():
+        predictor = _loaded(path)
+        masks = predictor.masks(squared(picture, predictor.side)[None])
+    mask: Bytes = masks[0]
+    return mask
 
 
 @contextmanager
