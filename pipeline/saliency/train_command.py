@@ -12,7 +12,7 @@ import torch
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.console import list_bad, refusing, report
-from pipeline.saliency.methods import estimate_all, named_methods
+from pipeline.saliency.methods import FUSION, estimate_all, named_methods
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.initial import read_encoder
 from pipeline.saliency.refine.presets import BUDGETS
@@ -73,7 +73,7 @@ def train_command(
         names = named_methods(methods)
         trained = train_masks(
             list_records(photos, limit=limit).records,
-            HandCrafted(names=names, estimate=estimator(names)),
+            HandCrafted(names=names, estimate=estimator((*names, FUSION)), fusion=FUSION),
             apply_settings(BUDGETS[budget](), settings),
             encoder=None if encoder is None else read_encoder(encoder),
             out=out,

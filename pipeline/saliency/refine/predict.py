@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.batch import Bytes
+from pipeline.batch import Floats
 from pipeline.saliency.refine.maps import write_map
 from pipeline.saliency.refine.predictor import Predictor
 from pipeline.sources.pixels import UprightPicture, as_in_file, read_square
@@ -71,11 +71,11 @@ def _predict(
         else:
             good.append((record, picture))
     if good:
-        masks = predictor.masks(np.stack([picture.pixels for _, picture in good]))
+        salient = predictor.probabilities(np.stack([picture.pixels for _, picture in good]))
         writing.append(
             [
-                (record, pool.submit(_write, out / mask_name(record.key), picture, mask))
-                for (record, picture), mask in zip(good, masks, strict=True)
+                (record, pool.submit(_write, out / mask_name(record.key), picture, one, predictor))
+                for (record, picture), one in zip(good, salient, strict=True)
             ]
         )
     if len(writing) > _AHEAD:
@@ -95,6 +95,7 @@ def _read(record: Record, side: int) -> UprightPicture | BadPicture:
         return error
 
 
-def _write(path: Path, picture: UprightPicture, mask: Bytes) -> None:
+def _write(path: Path, picture: UprightPicture, salient: Floats, predictor: Predictor) -> None:
+    mask = predictor.finished(picture.pixels, salient)
     upright = cv2.resize(mask, picture.size, interpolation=cv2.INTER_LINEAR)
     write_map(path, as_in_file(upright, picture.orientation))

@@ -1,4 +1,4 @@
-"""The whole way: hand-crafted maps, phase I of each method, phase II, the student.
+"""The whole way: hand-crafted maps, a start, phase I of each method, phase II, the student.
 
 Each stage skips what it finds done, so that the same call goes on where it was interrupted, with
 the result that it would have had (on one machine, with as many threads).
@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from pipeline.batch import Ids
+from pipeline.saliency.refine.agreement import most_agreed
 from pipeline.saliency.refine.config import RefineConfig
 from pipeline.saliency.refine.distil import STAGE as STUDENT
 from pipeline.saliency.refine.distil import distil
@@ -25,8 +28,9 @@ from pipeline.saliency.refine.fuse import fuse, write_fused_maps
 from pipeline.saliency.refine.handcrafted import HandCrafted, write_handcrafted_maps
 from pipeline.saliency.refine.initial import Encoder, fitted
 from pipeline.saliency.refine.photos import Photos, read_photos
-from pipeline.saliency.refine.predictor import save_student
+from pipeline.saliency.refine.predictor import MaskSettings, save_student
 from pipeline.saliency.refine.refine_method import refine_method
+from pipeline.saliency.refine.start import starting_weights
 from pipeline.saliency.refine.u2net import Student
 from pipeline.saliency.refine.workshop import Report, Workshop
 from pipeline.sources.record import Record
@@ -69,6 +73,8 @@ def train_masks(
     """
     if not methods.names:
         raise ValueError("no hand-crafted method is given; at least one must teach")
+    if methods.fusion is None and (config.student.share < 1 or config.student.teacher_fusion):
+        raise ValueError("student.share and student.teacher_fusion need a hand-crafted fusion")
     config = dataclasses.replace(config, network=fitted(config.network, encoder))
     pool = ThreadPoolExecutor(threads)
     try:
@@ -88,7 +94,11 @@ def train_masks(
         student, description = out / "student.pt", out / "saliency.json"
         facts = {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
         if not student.is_file():
-            save_student(student, _run(methods, workshop), facts)
+            settings = config.student
+            mask_settings = MaskSettings(
+                mirrored=settings.mirrored_test, crf=config.crf if settings.crf_test else None
+            )
+            save_student(student, _run(methods, workshop), mask_settings, facts)
         workshop.state(STUDENT).unlink(missing_ok=True)
         _write_json(description, facts)
     finally:
@@ -103,10 +113,15 @@ def train_masks(
 
 def _run(methods: HandCrafted, workshop: Workshop) -> Student:
     write_handcrafted_maps(methods, workshop)
+    workshop = dataclasses.replace(workshop, start=starting_weights(methods.names, workshop))
     refined = [refine_method(method, workshop) for method in methods.names]
     network = fuse(refined, workshop)
-    write_fused_maps(network, workshop)
-    return distil(workshop, FUSED)
+    write_fused_maps(network, methods.fusion, workshop)
+    photos: Ids = np.arange(len(workshop.photos))
+    if workshop.config.student.share < 1 and methods.fusion is not None:
+        share = workshop.config.student.share
+        photos = most_agreed(methods.names, methods.fusion, share, workshop)
+    return distil(workshop, FUSED, photos)
 
 
 def _plan(

@@ -2,6 +2,7 @@
 
 OUT/config.json          what the training was started with
 OUT/maps/METHOD          maps of each hand-crafted method, by the names of the photos
+OUT/start.pt             the network that learned all hand-crafted maps, if there is one
 OUT/maps/METHOD-roundR   history maps after round R of phase I
 OUT/maps/fused           the fused network's maps
 OUT/work/                states after the last complete epoch of stages under way
@@ -11,13 +12,14 @@ OUT/student.pt, OUT/saliency.json
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.refine.config import RefineConfig
@@ -36,6 +38,7 @@ class Workshop:
     photos: Photos
     config: RefineConfig
     encoder: Encoder | None  # None: networks start from random weights
+    start: Mapping[str, Tensor] | None = None  # weights that later networks start from instead
     device: torch.device
     pool: ThreadPoolExecutor
     out: Path

@@ -18,7 +18,7 @@ from pipeline.saliency.refine.estimators import named_folder
 from pipeline.saliency.refine.maps import read_map, write_map
 from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.predict import predict_masks
-from pipeline.saliency.refine.predictor import load_predictor, save_student
+from pipeline.saliency.refine.predictor import MaskSettings, load_predictor, save_student
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 from pipeline.sources import list_records
 from tests.pipeline.saliency.support import disc_picture
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
     discs = [disc_picture(128, 128, centre=(0.5, 0.3 + i / 10), seed=i)[0] for i in range(4)]
     student(torch.from_numpy(np.stack(discs)))
     path = tmp_path_factory.mktemp("model") / "student.pt"
-    save_student(path, student, {})
+    save_student(path, student, MaskSettings(), {})
     return path
 
 

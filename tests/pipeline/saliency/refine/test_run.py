@@ -65,10 +65,11 @@ def uninterrupted(tmp_path_factory):
     "at",
     [
         ("hand-crafted maps", 3),
+        ("start", 1),
         ("left, round 1", 1),
         ("left, round 2", 2),
         ("right, round 2", 1),
-        ("fusion", 1),
+        ("fused", 1),
         ("fused maps", 2),
         ("student", 1),
     ],
@@ -165,11 +166,16 @@ def test_two_photos_with_one_mask_are_refused(tmp_path):
 
 
 def test_a_method_that_breaks_its_contract_is_named(tmp_path):
-    wrong = HandCrafted(names=("left",), estimate=lambda picture: {"left": np.full((2, 2), 3.0)})
+    wrong = HandCrafted(
+        names=("left",), estimate=lambda picture: {"left": np.full((2, 2), 3.0)}, fusion="left"
+    )
     with pytest.raises(ValueError, match=r"left gave .* from 3\.0 to 3\.0"):
         run(tmp_path, methods=wrong)
     with pytest.raises(ValueError, match="no hand-crafted method"):
         run(tmp_path / "other", methods=HandCrafted(names=(), estimate=lambda picture: {}))
+    alone = HandCrafted(names=("left",), estimate=lambda picture: {})
+    with pytest.raises(ValueError, match=r"student\.share .* need a hand-crafted fusion"):
+        run(tmp_path / "alone", methods=alone)
 
 
 LEARNING = replace(
