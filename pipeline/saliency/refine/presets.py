@@ -32,7 +32,7 @@ def small() -> RefineConfig:
         phase_two=PhaseTwoConfig(epochs=8, learning_rate=3e-4, poly_power=0.9, effective_batch=20),
         student=StudentConfig(
             network=StudentNetworkConfig(side=128),
-            epochs=240,
+            epochs=260,
             jitter=0.3,
             share=0.6,
             teacher_fusion=0.5,
@@ -43,3 +43,6 @@ def small() -> RefineConfig:
 
 
 BUDGETS = {"small": small, "paper": paper}
+
+# The hand-crafted methods that teach: DeepUSPS's, and the four that were best on outlined photos.
+TEACHERS = {"small": ("rbd", "mr", "mc", "mbd"), "paper": ("mc", "hs", "dsr", "rbd")}
