@@ -16,7 +16,7 @@ from pipeline.saliency.methods import FUSION, estimate_all, named_methods
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.initial import read_encoder
 from pipeline.saliency.refine.presets import BUDGETS, TEACHERS
-from pipeline.saliency.refine.run import train_masks
+from pipeline.saliency.refine.run import needs_fusion, train_masks
 from pipeline.saliency.refine.settings import apply_settings
 from pipeline.sources import list_records
 
@@ -69,10 +69,12 @@ def train_command(
     """Train masks as DeepUSPS does, without labels, and distil them into a fast student."""
     with refusing():
         names = TEACHERS[budget] if methods is None else named_methods(methods)
+        config = apply_settings(BUDGETS[budget](), settings)
+        fusion = FUSION if needs_fusion(config) else None
         trained = train_masks(
             list_records(photos, limit=limit).records,
-            HandCrafted(names=names, estimate=estimator((*names, FUSION)), fusion=FUSION),
-            apply_settings(BUDGETS[budget](), settings),
+            HandCrafted(names=names, estimate=estimator(names, fusion), fusion=fusion),
+            config,
             encoder=None if encoder is None else read_encoder(encoder),
             out=out,
             device=choose_device(device),
@@ -86,11 +88,14 @@ def train_command(
         click.echo(json.dumps(found | {"bad": len(trained.bad)}))
 
 
-def estimator(names: tuple[str, ...]) -> Callable[[Bytes], Mapping[str, Floats]]:
-    """The hand-crafted methods of these names as one function."""
+def estimator(
+    names: tuple[str, ...], fusion: str | None = None
+) -> Callable[[Bytes], Mapping[str, Floats]]:
+    """The hand-crafted methods of these names, and the fusion if wanted, as one function."""
+    wanted = names if fusion is None else (*names, fusion)
 
     def estimate(picture: Bytes) -> Mapping[str, Floats]:
-        return {name: found.saliency for name, found in estimate_all(picture, names).items()}
+        return {name: found.saliency for name, found in estimate_all(picture, wanted).items()}
 
     return estimate
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.batch import Ids
+from pipeline.saliency.refine.chance import generator
 from pipeline.saliency.refine.maps import read_maps
 from pipeline.saliency.refine.workshop import Workshop
 from pipeline.saliency.sheet import confidence_of
@@ -33,5 +34,6 @@ def most_agreed(methods: Sequence[str], fusion: str, share: float, workshop: Wor
     agreement = np.array(
         [confidence_of(fused[i], [maps[i] for maps in opinions]) for i in range(len(names))]
     )
+    chance = generator(workshop.config.seed, "agreement").random(len(names))  # where they are equal
     count = min(max(round(share * len(names)), 2), len(names))
-    return np.sort(np.argsort(-agreement, kind="stable")[:count])
+    return np.sort(np.lexsort((chance, -agreement))[:count])

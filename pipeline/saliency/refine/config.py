@@ -19,7 +19,8 @@ class StartConfig:
 
     It stands for the pretraining of DeepUSPS's networks where no encoder is given: a network that
     starts from random weights has learned nothing yet when a round of few epochs is over. The loss
-    is phase II's, with the thresholds of phase I's first round; half of the photos are mirrored.
+    is phase II's, with the thresholds and the effective batch of phase I's first round; half of the
+    photos are mirrored.
 
     Raises:
         ValueError: a value out of range.
@@ -34,7 +35,7 @@ class StartConfig:
         if self.epochs < 0:
             raise ValueError(f"start.epochs must not be negative, got {self.epochs}")
         _in_unit("start", self, ("jitter",))
-        if self.learning_rate <= 0 or self.poly_power < 0:
+        if not (self.learning_rate > 0 and self.poly_power >= 0):
             raise ValueError(
                 "start: learning_rate must be above 0, poly_power not below; got "
                 f"{self.learning_rate}, {self.poly_power}"
@@ -64,8 +65,11 @@ class PhaseOneConfig:
 
     def __post_init__(self) -> None:
         _at_least_one("phase_one", self, ("epochs", "effective_batch"))
-        _in_unit("phase_one", self, ("other_threshold", "later_threshold", "keep"))
-        if min(self.learning_rates, default=0) <= 0 or self.beta <= 0 or self.poly_power < 0:
+        _in_unit("phase_one", self, ("other_threshold", "later_threshold"))
+        if not 0 <= self.keep < 1:  # at 1, history maps would stay empty
+            raise ValueError(f"phase_one.keep must lie in 0..1, below 1, got {self.keep}")
+        rates = [rate for rate in self.learning_rates if not rate > 0]
+        if rates or not (self.learning_rates and self.beta > 0 and self.poly_power >= 0):
             raise ValueError(
                 "phase_one: learning_rates and beta must be above 0, poly_power not below; got "
                 f"{self.learning_rates}, {self.beta}, {self.poly_power}"
@@ -100,7 +104,7 @@ class PhaseTwoConfig:
     def __post_init__(self) -> None:
         _at_least_one("phase_two", self, ("epochs", "effective_batch"))
         _in_unit("phase_two", self, ("threshold",))
-        if self.learning_rate <= 0 or self.beta <= 0 or self.poly_power < 0:
+        if not (self.learning_rate > 0 and self.beta > 0 and self.poly_power >= 0):
             raise ValueError(
                 "phase_two: learning_rate and beta must be above 0, poly_power not below; got "
                 f"{self.learning_rate}, {self.beta}, {self.poly_power}"
@@ -137,7 +141,7 @@ class StudentConfig:
             raise ValueError(f"student.share must lie in (0, 1], got {self.share}")
         if not 0.5 <= self.crop <= 1:
             raise ValueError(f"student.crop must lie in 0.5..1, got {self.crop}")
-        if self.learning_rate <= 0 or self.poly_power < 0:
+        if not (self.learning_rate > 0 and self.poly_power >= 0):
             raise ValueError(
                 "student: learning_rate must be above 0, poly_power not below; got "
                 f"{self.learning_rate}, {self.poly_power}"

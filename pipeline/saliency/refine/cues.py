@@ -2,8 +2,8 @@
 
 Hand-crafted methods rest on the border of the picture: what looks unlike it is salient. A network
 needs many photos to find that out, so it is given each pixel's distance from the border's colours:
-Mahalanobis distances to the four sides, as in MB+ (Zhang et al., ICCV 2015, section 3.3), and to
-the whole picture. Two more channels say where a pixel lies, as in CoordConv (Liu et al., 2018).
+Mahalanobis distances to the four sides, after MB+ (Zhang et al., ICCV 2015), and to the whole
+picture. Two more channels say where a pixel lies, as in CoordConv (Liu et al., 2018).
 
 Shapes: B pictures, h/w sides.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 NUM_CUES = 7
 _BAND = 0.08  # share of the picture's side that is its border
-_LEAST = 0.1  # largest distance of a picture below which it has one colour, but for rounding
+_LEAST = 0.1  # distance, some 1 level of 255: what is less is rounding
 _NOISE = 0.02  # variance that each colour has at least, of colours with variance 1
 
 
@@ -58,7 +58,7 @@ def _distances(colours: Tensor, region: Tensor) -> Tensor:
     covariance = covariance + _NOISE * torch.eye(3, device=colours.device)
     # |L^-1 (x - mean)| with L L^T = covariance
     whitened = torch.linalg.solve_triangular(
-        torch.linalg.cholesky(covariance), colours.flatten(2) - mean, upper=False
+        torch.linalg.cholesky_ex(covariance).L, colours.flatten(2) - mean, upper=False
     )
     distances: Tensor = whitened.square().sum(dim=1).sqrt()
     return distances.view(colours.shape[0], *colours.shape[2:])

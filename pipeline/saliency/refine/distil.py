@@ -92,7 +92,7 @@ def _run_epoch(
     chance = generator(workshop.config.seed, STAGE, "epoch", epoch)
     order = chance.permutation(len(pixels))
     # batches of nearly equal size: one photo alone would be normalised by itself
-    for ids in np.array_split(order, max(1, round(len(order) / settings.batch_size))):
+    for ids in np.array_split(order, max(1, len(order) // settings.batch_size)):
         pictures, wanted = _cut(pixels, targets, ids, settings.crop, chance)
         pictures = jittered(pictures, settings.jitter, chance)
         target = torch.from_numpy(wanted).to(device).float() / 255

@@ -21,7 +21,8 @@ def finished(picture: Bytes, salient: Floats, crf: CrfConfig | None) -> Bytes:
         crf: None: the map is only brought to the size of masks.
     """
     size = (MASK_GRID, MASK_GRID)
-    resized: Floats = cv2.resize(salient, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    how = cv2.INTER_AREA if len(salient) > MASK_GRID else cv2.INTER_LINEAR
+    resized: Floats = cv2.resize(salient, size, interpolation=how).clip(0, 1)
     if crf is not None:
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         resized = refine_by_crf(small, resized, crf)

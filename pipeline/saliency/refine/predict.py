@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pipeline.batch import Floats
 from pipeline.saliency.refine.maps import write_map
@@ -40,6 +41,7 @@ def predict_masks(
     """
     waiting = iter([records[i : i + batch_size] for i in range(0, len(records), batch_size)])
     pool = ThreadPoolExecutor(threads)
+    blas = threadpool_limits(1, user_api="blas")  # the CRF runs in threads of the pool
     try:
         reading: deque[_Reading] = deque()
         writing: deque[_Writing] = deque()
@@ -52,6 +54,7 @@ def predict_masks(
         while writing:
             yield from _written(writing.popleft())
     finally:
+        blas.restore_original_limits()
         pool.shutdown(cancel_futures=True)
 
 

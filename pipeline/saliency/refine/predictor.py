@@ -93,12 +93,12 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
         ValueError: it is missing, damaged, of another format or something else.
     """
     state = load_state(path)
-    if not {"format", "description", "network", "mask_settings", "state_dict"} <= state.keys():
+    if not {"format", "description", "network", "state_dict"} <= state.keys():
         raise ValueError(f"{path} holds no student; give the student.pt of a training of masks")
     if state["format"] != FORMAT:
         raise ValueError(
-            f"{path} is of format {state['format']}, this version reads {FORMAT}; use the version "
-            "of this project that wrote it"
+            f"{path} is of format {state['format']}, this version reads {FORMAT}; train it again, "
+            "or use the version of this project that wrote it"
         )
     student = Student(StudentNetworkConfig(**state["network"]))
     student.load_state_dict(state["state_dict"])

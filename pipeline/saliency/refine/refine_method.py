@@ -1,8 +1,8 @@
 """Phase I: the maps of one hand-crafted method are refined by networks, without those of others.
 
-Each round trains a fresh network on the labels of the round before, the method's own maps at first.
-Its predictions, taken while it learns, pass the CRF and flow into history maps; these are the
-labels of the next round. The network itself is thrown away.
+Each round trains a network, from the same weights as every other, on the labels of the round
+before, the method's own maps at first. Its predictions, taken while it learns, pass the CRF and
+flow into history maps; these are the labels of the next round. The network itself is thrown away.
 
 A round that is interrupted goes on after its last complete epoch, with the same result.
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.batch import Ids
+from pipeline.folder_lock import locked
 from pipeline.saliency.refine.agreement import most_agreed
 from pipeline.saliency.refine.config import RefineConfig
 from pipeline.saliency.refine.distil import STAGE as STUDENT
@@ -36,7 +39,7 @@ from pipeline.saliency.refine.workshop import Report, Workshop
 from pipeline.sources.record import Record
 
 METHOD = "deepusps-student"
-VERSION = 1  # goes up when the same settings give other masks
+VERSION = 2  # goes up when the same settings give other masks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,18 +71,21 @@ def train_masks(
         threads: of reading, of hand-crafted methods and of the CRF; not of torch.
 
     Raises:
-        ValueError: OUT was started with something else, no photo can be read, or a stage failed.
+        ValueError: OUT was started with something else, another process is at work in it, fewer
+            than two photos can be read, or a stage failed.
         OSError: something cannot be written.
     """
     if not methods.names:
         raise ValueError("no hand-crafted method is given; at least one must teach")
-    if methods.fusion is None and (config.student.share < 1 or config.student.teacher_fusion):
+    if methods.fusion is None and needs_fusion(config):
         raise ValueError("student.share and student.teacher_fusion need a hand-crafted fusion")
     config = dataclasses.replace(config, network=fitted(config.network, encoder))
-    pool = ThreadPoolExecutor(threads)
-    try:
+    # one thread of BLAS, because CRFs run in threads of the pool: 35 ms each, 230 with two
+    with locked(out), threadpool_limits(1, user_api="blas"), _pool(threads) as pool:
         with report("photos", len(records)) as tick:
             photos = read_photos(records, config.network.size, pool, tick)
+        if len(photos) < 2:
+            raise ValueError("one photo alone cannot teach a network; give some hundred")
         plan = _plan(photos, methods, config, encoder)
         _start(out, plan)
         workshop = Workshop(
@@ -92,7 +98,7 @@ def train_masks(
             report=report,
         )
         student, description = out / "student.pt", out / "saliency.json"
-        facts = {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
+        facts = {"method": METHOD, "labels_involved": False, **plan}
         if not student.is_file():
             settings = config.student
             mask_settings = MaskSettings(
@@ -101,14 +107,26 @@ def train_masks(
             save_student(student, _run(methods, workshop), mask_settings, facts)
         workshop.state(STUDENT).unlink(missing_ok=True)
         _write_json(description, facts)
-    finally:
-        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
     return Trained(
         student=student,
         description=description,
         num_photos=len(photos),
         bad=photos.bad,
     )
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
+
+
+def needs_fusion(config: RefineConfig) -> bool:
+    """Whether the settings make use of the methods' hand-crafted fusion."""
+    return config.student.share < 1 or config.student.teacher_fusion > 0
 
 
 def _run(methods: HandCrafted, workshop: Workshop) -> Student:
@@ -134,7 +152,9 @@ def _plan(
     keys = "\n".join(record.key for record in photos.records)
     start = "random" if encoder is None else _digest(encoder)
     return {
+        "version": VERSION,
         "methods": list(methods.names),
+        "fusion": methods.fusion,
         "num_photos": len(photos),
         "photos_sha256": hashlib.sha256(keys.encode()).hexdigest(),
         "initial_weights": start,
@@ -155,7 +175,8 @@ def _start(out: Path, plan: Mapping[str, Any]) -> None:
     """Note the plan in a new folder; in another, see that it is the same."""
     path = out / "config.json"
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        partial = path.with_name(path.name + ".partial")  # of a start that was killed
+        if out.is_dir() and any(found != partial for found in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no training of masks; choose another")
         out.mkdir(parents=True, exist_ok=True)
         _write_json(path, plan)

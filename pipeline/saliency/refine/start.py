@@ -13,20 +13,25 @@ from torch import Tensor
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.joint import Schedule, learn_jointly
 from pipeline.saliency.refine.maps import read_maps
+from pipeline.saliency.refine.states import load_state
 from pipeline.saliency.refine.workshop import Workshop
 
 STAGE = "start"
 
 
 def starting_weights(methods: Sequence[str], workshop: Workshop) -> dict[str, Tensor] | None:
-    """Return the weights, trained or read from OUT/start.pt; None where settings want no start.
+    """Return the weights, trained or read from OUT/start.pt.
+
+    None where settings want no start, or an encoder is given, which is one.
 
     Raises:
         ValueError: a map or a state is missing or damaged, or the loss became infinite.
     """
     config, start = workshop.config, workshop.config.start
-    if start.epochs == 0:
+    if start.epochs == 0 or workshop.encoder is not None:
         return None
+    if (workshop.out / f"{STAGE}.pt").is_file():  # before all maps are read
+        return dict(load_state(workshop.out / f"{STAGE}.pt")["network"])
     network = fresh_network(config.network, workshop.encoder, config.seed, STAGE)
     size, names = config.network.size, workshop.names
     learn_jointly(

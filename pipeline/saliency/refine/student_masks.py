@@ -1,6 +1,6 @@
 """Masks by a trained student, as `convert_dataset.py` makes them: one picture at a time, on a CPU.
 
-Shapes: H/W sides of the picture, h sides of the student's maps.
+Shapes: H/W sides of the picture, 128 x 128 of a mask.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.batch import CPU, Bytes
 from pipeline.saliency.gate import GateSettings
@@ -29,7 +30,7 @@ class StudentMasks:
     method: MaskMethod
 
     def mask(self, picture: Bytes) -> Bytes:
-        """Return the mask, uint8 [h, h] of 0..255, of a picture, uint8 [H, W, 3]; in one thread."""
+        """Return the mask of a picture, uint8 [H, W, 3], made in one thread; see `mask_by`."""
         return mask_by(self.path, picture)
 
 
@@ -72,7 +73,8 @@ def _single_threaded() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):  # of the CRF
+            yield
     finally:
         torch.set_num_threads(threads)
 

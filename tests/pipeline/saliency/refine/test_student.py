@@ -119,15 +119,18 @@ def test_a_saved_student_is_read_back(tmp_path):
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
-    other, damaged, later = (tmp_path / name for name in ("other.pt", "damaged.pt", "later.pt"))
+    other, damaged, later, earlier = (tmp_path / f"{number}.pt" for number in range(4))
     save_state(other, {"state_dict": {}})
     damaged.write_bytes(b"PK\x03\x04 nothing")
     later_content = {key: {} for key in ("description", "network", "mask_settings", "state_dict")}
     save_state(later, later_content | {"format": 3})
+    del later_content["mask_settings"]
+    save_state(earlier, later_content | {"format": 1})
     for path, reason in (
         (other, "holds no student"),
         (damaged, "damaged"),
-        (later, "format 3"),
+        (later, "format 3, this version reads 2; train it again"),
+        (earlier, "format 1, this version reads 2; train it again"),
         (tmp_path / "missing.pt", "No such file"),
     ):
         with pytest.raises(ValueError, match=reason):
