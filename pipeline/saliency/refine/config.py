@@ -17,8 +17,8 @@ from pipeline.saliency.refine.u2net import StudentNetworkConfig
 class StartConfig:
     """A network that learns all hand-crafted maps at once; later ones start from it [OURS].
 
-    It stands for the pretraining of DeepUSPS's networks where no encoder is given: a network that
-    starts from random weights has learned nothing yet when a round of few epochs is over. The loss
+    DeepUSPS's networks start from weights that can segment, and a round of few epochs has little
+    to teach one that cannot: random weights, or an encoder with a head of random weights. The loss
     is phase II's, with the thresholds and the effective batch of phase I's first round; half of the
     photos are mirrored.
 

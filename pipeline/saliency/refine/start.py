@@ -20,15 +20,13 @@ STAGE = "start"
 
 
 def starting_weights(methods: Sequence[str], workshop: Workshop) -> dict[str, Tensor] | None:
-    """Return the weights, trained or read from OUT/start.pt.
-
-    None where settings want no start, or an encoder is given, which is one.
+    """Return the weights, trained or read from OUT/start.pt; None where settings want no start.
 
     Raises:
         ValueError: a map or a state is missing or damaged, or the loss became infinite.
     """
     config, start = workshop.config, workshop.config.start
-    if start.epochs == 0 or workshop.encoder is not None:
+    if start.epochs == 0:
         return None
     if (workshop.out / f"{STAGE}.pt").is_file():  # before all maps are read
         return dict(load_state(workshop.out / f"{STAGE}.pt")["network"])

@@ -11,7 +11,12 @@ import torch
 from pipeline import folder_lock
 from pipeline.saliency.refine import distil, fuse, initial, refine_method
 from pipeline.saliency.refine import run as run_module
-from pipeline.saliency.refine.config import PhaseOneConfig, PhaseTwoConfig, StudentConfig
+from pipeline.saliency.refine.config import (
+    PhaseOneConfig,
+    PhaseTwoConfig,
+    StartConfig,
+    StudentConfig,
+)
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.maps import read_map, to_bytes
 from pipeline.saliency.refine.network import NetworkConfig
@@ -216,11 +221,15 @@ def test_what_a_stage_makes_is_what_the_next_one_gets(tmp_path, monkeypatch):
     assert content["mask_settings"] == {"mirrored": True, "crf": asdict(TINY.crf)}
 
 
-def test_an_encoder_is_a_start_of_its_own(tmp_path):
+def test_the_start_begins_with_the_encoder(tmp_path):
     trunk = DilatedResNet("resnet18", 0.0625).state_dict()
     encoder = initial.Encoder(path="e.pt", architecture="resnet18", width=0.0625, weights=trunk)
-    run(tmp_path / "out", encoder=encoder)
-    assert not (tmp_path / "out" / "start.pt").exists()
+    still = replace(TINY, start=StartConfig(epochs=1, learning_rate=1e-30))
+    run(tmp_path / "out", encoder=encoder, config=still)
+    network = torch.load(tmp_path / "out" / "start.pt", weights_only=True)["network"]
+    for name, value in trunk.items():
+        if "running" not in name and "batches" not in name:
+            torch.testing.assert_close(network[f"trunk.{name}"], value, rtol=0, atol=1e-6)
     facts = json.loads((tmp_path / "out" / "saliency.json").read_text())
     assert facts["initial_weights"].startswith("encoder sha256:")
 
