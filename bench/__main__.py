@@ -12,6 +12,7 @@ from bench.augment import AugmentRequest, augment
 from bench.certificate.command import certificate_command
 from bench.ladder_commands import decode_command, ladder_command, loader_command
 from bench.order import OrderRequest, order, order_options, quality_table
+from bench.outlines.command import outlines_command
 from bench.planner.check import plan_check_command
 from bench.planner.command import plan_command
 from bench.refused import conclude, refusing
@@ -123,7 +124,7 @@ def order_command(as_json: bool, **asked: Any) -> None:
 
 for command in (
     *(ladder_command, loader_command, decode_command, certificate_command, plan_command),
-    *(plan_check_command, step_command, scaling_command),
+    *(plan_check_command, step_command, scaling_command, outlines_command),
 ):
     bench.add_command(command)
 

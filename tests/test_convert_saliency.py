@@ -19,7 +19,7 @@ from pipeline.augment.params import sample_view_params
 from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
 from pipeline.saliency.codec import decode_mask, encode_mask
 from pipeline.saliency.handcrafted_masks import HandCraftedMasks
-from pipeline.saliency.refine.predictor import load_predictor, save_student
+from pipeline.saliency.refine.predictor import MaskSettings, load_predictor, save_student
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 from pipeline.shards import open_shards
 from pipeline.sources.estimated import EstimatedMask
@@ -49,7 +49,9 @@ def student(tmp_path):
     path = tmp_path / "student.pt"
     torch.manual_seed(0)
     facts = {"method": "deepusps-student", "version": 1, "labels_involved": False}
-    save_student(path, Student(StudentNetworkConfig(side=128, channels=4, inner=2)), facts)
+    save_student(
+        path, Student(StudentNetworkConfig(side=128, channels=4, inner=2)), MaskSettings(), facts
+    )
     return path
 
 

@@ -17,6 +17,7 @@ from pipeline.saliency.evaluate import Row, evaluate
 from pipeline.saliency.labelled import list_labelled
 from pipeline.saliency.methods import METHODS, named_methods
 from pipeline.saliency.predict_command import predict_command
+from pipeline.saliency.refine.estimators import chosen_estimators
 from pipeline.saliency.sheet_command import sheet_command
 from pipeline.saliency.train_command import train_command
 
@@ -36,22 +37,37 @@ def main() -> None:
     default=",".join(METHODS),
     show_default=True,
     metavar="NAME,NAME",
-    help="Hand-crafted methods to measure.",
+    help='Hand-crafted methods to measure; "" for none of them beside --model or --maps.',
+)
+@click.option("--model", type=Path, help="A student.pt, to measure its masks as well.")
+@click.option(
+    "--maps",
+    multiple=True,
+    metavar="[NAME=]DIR",
+    help="Folder of maps to measure as well, NAME.png for NAME.jpg; can be repeated.",
 )
 @click.option(
     "--processes", type=click.IntRange(min=1), help="To share the pictures. [default: all cores]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def evaluate_command(
-    data: Path, limit: int | None, methods: str, processes: int | None, as_json: bool
+    data: Path,
+    limit: int | None,
+    methods: str,
+    model: Path | None,
+    maps: tuple[str, ...],
+    processes: int | None,
+    as_json: bool,
 ) -> None:
-    """Measure the hand-crafted methods and their fusion against true masks."""
+    """Measure masks against true ones: hand-crafted methods, their fusion, a student, any maps."""
     with refusing():
-        names = named_methods(methods)
+        only_others = not methods.strip() and (model or maps)
+        names = () if only_others else named_methods(methods)
         pictures = list_labelled(data, limit=limit)
+        others = chosen_estimators(pictures, model=model, maps=maps)
         count = min(processes or len(os.sched_getaffinity(0)), len(pictures))
         with report("evaluate", len(pictures)) as tick:
-            rows = evaluate(pictures, names, processes=count, tick=tick)
+            rows = evaluate(pictures, names, others=others, processes=count, tick=tick)
     show(rows, len(pictures))
     if as_json:
         found = {"data": str(data), "pictures": len(pictures), "rows": [asdict(r) for r in rows]}
@@ -70,7 +86,7 @@ def show(rows: Sequence[Row], num_pictures: int) -> None:
             row.method,
             *(f"{figure:.3f}" for figure in (*figures, row.summary.structure)),
             *(f"{100 * share:.1f} %" for share in (row.coverage, row.degenerate)),
-            f"{row.milliseconds:.1f}",
+            "-" if row.milliseconds is None else f"{row.milliseconds:.1f}",
         )
     console = Console(highlight=False)
     console.print(table)

@@ -12,15 +12,15 @@ import torch
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.console import list_bad, refusing, report
-from pipeline.saliency.methods import estimate_all, named_methods
+from pipeline.saliency.methods import FUSION, estimate_all, named_methods
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.initial import read_encoder
-from pipeline.saliency.refine.presets import BUDGETS
-from pipeline.saliency.refine.run import train_masks
+from pipeline.saliency.refine.presets import BUDGETS, TEACHERS
+from pipeline.saliency.refine.run import needs_fusion, train_masks
 from pipeline.saliency.refine.settings import apply_settings
 from pipeline.sources import list_records
 
-TEACHERS = ("mc", "hs", "dsr", "rbd")  # DeepUSPS's
+_DEFAULTS = "; ".join(f"{budget}: {','.join(names)}" for budget, names in TEACHERS.items())
 
 
 @click.command("train")
@@ -42,10 +42,8 @@ TEACHERS = ("mc", "hs", "dsr", "rbd")  # DeepUSPS's
 )
 @click.option(
     "--methods",
-    default=",".join(TEACHERS),
-    show_default=True,
     metavar="NAME,NAME",
-    help="Hand-crafted methods that teach.",
+    help=f"Hand-crafted methods that teach.  [default: {_DEFAULTS}]",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Take so many photos, spread evenly.")
 @click.option(
@@ -61,7 +59,7 @@ def train_command(
     out: Path,
     budget: str,
     encoder: Path | None,
-    methods: str,
+    methods: str | None,
     limit: int | None,
     settings: tuple[str, ...],
     device: str,
@@ -70,11 +68,13 @@ def train_command(
 ) -> None:
     """Train masks as DeepUSPS does, without labels, and distil them into a fast student."""
     with refusing():
-        names = named_methods(methods)
+        names = TEACHERS[budget] if methods is None else named_methods(methods)
+        config = apply_settings(BUDGETS[budget](), settings)
+        fusion = FUSION if needs_fusion(config) else None
         trained = train_masks(
             list_records(photos, limit=limit).records,
-            HandCrafted(names=names, estimate=estimator(names)),
-            apply_settings(BUDGETS[budget](), settings),
+            HandCrafted(names=names, estimate=estimator(names, fusion), fusion=fusion),
+            config,
             encoder=None if encoder is None else read_encoder(encoder),
             out=out,
             device=choose_device(device),
@@ -88,11 +88,14 @@ def train_command(
         click.echo(json.dumps(found | {"bad": len(trained.bad)}))
 
 
-def estimator(names: tuple[str, ...]) -> Callable[[Bytes], Mapping[str, Floats]]:
-    """The hand-crafted methods of these names as one function."""
+def estimator(
+    names: tuple[str, ...], fusion: str | None = None
+) -> Callable[[Bytes], Mapping[str, Floats]]:
+    """The hand-crafted methods of these names, and the fusion if wanted, as one function."""
+    wanted = names if fusion is None else (*names, fusion)
 
     def estimate(picture: Bytes) -> Mapping[str, Floats]:
-        return {name: found.saliency for name, found in estimate_all(picture, names).items()}
+        return {name: found.saliency for name, found in estimate_all(picture, wanted).items()}
 
     return estimate
 

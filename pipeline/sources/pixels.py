@@ -66,6 +66,13 @@ def as_in_file(mask: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(mask).transpose(_BACK.get(turn, turn)))
 
 
+def as_upright(mask: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn a mask, uint8 [H, W], that lies as the pixels of the picture's file lie upright."""
+    if orientation not in TRANSPOSE:
+        return mask
+    return np.asarray(Image.fromarray(mask).transpose(TRANSPOSE[orientation]))
+
+
 def _read(record: Record, side: int, *, square: bool) -> UprightPicture:
     try:
         data, _ = record.read()

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from pipeline import folder_lock
 from tests.journey import ROOT
-from training import claim
 from training.claim import claimed
 
 HOLDER = (
@@ -38,7 +38,7 @@ def holder(tmp_path):
 
 
 def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path, holder, monkeypatch):
-    monkeypatch.setattr(claim, "_PATIENCE", 0.3)
+    monkeypatch.setattr(folder_lock, "_PATIENCE", 0.3)
     message = re.escape(
         f"another run is at work in {tmp_path / 'run'}; wait for it, or give another"
     )
@@ -51,7 +51,7 @@ def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path, holder, mon
 
 
 def test_one_that_is_still_ending_is_waited_for(tmp_path, holder, monkeypatch):
-    monkeypatch.setattr(claim, "_POLL", 0.01)
+    monkeypatch.setattr(folder_lock, "_POLL", 0.01)
     asked = []
 
     def end(seconds):
@@ -59,7 +59,7 @@ def test_one_that_is_still_ending_is_waited_for(tmp_path, holder, monkeypatch):
         holder.kill()
         holder.wait()
 
-    monkeypatch.setattr(claim.time, "sleep", end)
+    monkeypatch.setattr(folder_lock.time, "sleep", end)
     with claimed(tmp_path / "run"):
         assert asked == [0.01]
 

@@ -14,6 +14,35 @@ from pipeline.saliency.refine.u2net import StudentNetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StartConfig:
+    """A network that learns all hand-crafted maps at once; later ones start from it [OURS].
+
+    DeepUSPS's networks start from weights that can segment, and a round of few epochs has little
+    to teach one that cannot: random weights, or an encoder with a head of random weights. The loss
+    is phase II's, with the thresholds and the effective batch of phase I's first round; half of the
+    photos are mirrored.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    epochs: int = 0  # 0: there is none, as published
+    learning_rate: float = 1e-3  # Adam
+    poly_power: float = 0.9
+    jitter: float = 0.3  # of brightness, contrast and colours, 0..1 (augment.py)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError(f"start.epochs must not be negative, got {self.epochs}")
+        _in_unit("start", self, ("jitter",))
+        if not (self.learning_rate > 0 and self.poly_power >= 0):
+            raise ValueError(
+                "start: learning_rate must be above 0, poly_power not below; got "
+                f"{self.learning_rate}, {self.poly_power}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseOneConfig:
     """Refinement of each method's maps. Defaults: DeepUSPS as coded [SRC].
 
@@ -32,11 +61,15 @@ class PhaseOneConfig:
     later_threshold: float = 0.5  # of history maps, from the second round on
     effective_batch: int = 20  # photos of one update, as intended in their code
     keep: float = 0.7  # of the history maps, each epoch; the rest is the new prediction
+    correct_history: bool = False  # divide them by 1 - keep ** epochs, for they start at 0 [OURS]
 
     def __post_init__(self) -> None:
         _at_least_one("phase_one", self, ("epochs", "effective_batch"))
-        _in_unit("phase_one", self, ("other_threshold", "later_threshold", "keep"))
-        if min(self.learning_rates, default=0) <= 0 or self.beta <= 0 or self.poly_power < 0:
+        _in_unit("phase_one", self, ("other_threshold", "later_threshold"))
+        if not 0 <= self.keep < 1:  # at 1, history maps would stay empty
+            raise ValueError(f"phase_one.keep must lie in 0..1, below 1, got {self.keep}")
+        rates = [rate for rate in self.learning_rates if not rate > 0]
+        if rates or not (self.learning_rates and self.beta > 0 and self.poly_power >= 0):
             raise ValueError(
                 "phase_one: learning_rates and beta must be above 0, poly_power not below; got "
                 f"{self.learning_rates}, {self.beta}, {self.poly_power}"
@@ -71,7 +104,7 @@ class PhaseTwoConfig:
     def __post_init__(self) -> None:
         _at_least_one("phase_two", self, ("epochs", "effective_batch"))
         _in_unit("phase_two", self, ("threshold",))
-        if self.learning_rate <= 0 or self.beta <= 0 or self.poly_power < 0:
+        if not (self.learning_rate > 0 and self.beta > 0 and self.poly_power >= 0):
             raise ValueError(
                 "phase_two: learning_rate and beta must be above 0, poly_power not below; got "
                 f"{self.learning_rate}, {self.beta}, {self.poly_power}"
@@ -92,15 +125,23 @@ class StudentConfig:
     poly_power: float = 0.9  # [OURS: U2-Net's rate stays]
     batch_size: int = 12  # U2-Net [SRC]
     crop: float = 0.9  # of the side that is trained on: U2-Net's 288 of 320 [SRC]
-    teacher_crf: bool = True  # the fused network's maps pass the CRF, as in DeepUSPS's test [SRC]
+    jitter: float = 0.0  # of brightness, contrast and colours, 0..1 (augment.py); U2-Net: none
+    share: float = 1.0  # of the photos, those where methods agree most first [OURS]
+    teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
+    teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
+    mirrored_test: bool = False  # masks are the mean of two passes, one of the mirrored picture
+    crf_test: bool = False  # masks pass the CRF
 
     def __post_init__(self) -> None:
         _at_least_one("student", self, ("epochs", "batch_size"))
         if self.batch_size < 2:
             raise ValueError(f"student.batch_size must be at least 2, got {self.batch_size}")
+        _in_unit("student", self, ("jitter", "teacher_fusion"))
+        if not 0 < self.share <= 1:
+            raise ValueError(f"student.share must lie in (0, 1], got {self.share}")
         if not 0.5 <= self.crop <= 1:
             raise ValueError(f"student.crop must lie in 0.5..1, got {self.crop}")
-        if self.learning_rate <= 0 or self.poly_power < 0:
+        if not (self.learning_rate > 0 and self.poly_power >= 0):
             raise ValueError(
                 "student: learning_rate must be above 0, poly_power not below; got "
                 f"{self.learning_rate}, {self.poly_power}"
@@ -120,6 +161,7 @@ class RefineConfig:
     batch_size: int = 10  # photos that networks hold at once; larger batches are accumulated
     network: NetworkConfig = field(default_factory=NetworkConfig)
     crf: CrfConfig = field(default_factory=CrfConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     phase_one: PhaseOneConfig = field(default_factory=PhaseOneConfig)
     phase_two: PhaseTwoConfig = field(default_factory=PhaseTwoConfig)
     student: StudentConfig = field(default_factory=StudentConfig)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.batch import Bytes, Ids
+from pipeline.saliency.refine.augment import jittered
 from pipeline.saliency.refine.chance import generator, torch_generator
 from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.network import draw_weights
@@ -29,8 +30,8 @@ from pipeline.saliency.refine.workshop import Workshop
 STAGE = "student"
 
 
-def distil(workshop: Workshop, teacher: str) -> Student:
-    """Return a student that has learned the maps of stage `teacher`.
+def distil(workshop: Workshop, teacher: str, photos: Ids) -> Student:
+    """Return a student that has learned the maps of stage `teacher`, of the photos given.
 
     Training goes on after the last complete epoch when it was interrupted.
 
@@ -39,7 +40,7 @@ def distil(workshop: Workshop, teacher: str) -> Student:
             infinite.
     """
     config, settings = workshop.config, workshop.config.student
-    pixels, targets = _read(workshop, teacher)
+    pixels, targets = _read(workshop, teacher, photos)
     student = Student(settings.network)
     draw_weights(student, torch_generator(config.seed, STAGE))
     to_device(student.train(), workshop.device)
@@ -91,8 +92,9 @@ def _run_epoch(
     chance = generator(workshop.config.seed, STAGE, "epoch", epoch)
     order = chance.permutation(len(pixels))
     # batches of nearly equal size: one photo alone would be normalised by itself
-    for ids in np.array_split(order, max(1, round(len(order) / settings.batch_size))):
+    for ids in np.array_split(order, max(1, len(order) // settings.batch_size)):
         pictures, wanted = _cut(pixels, targets, ids, settings.crop, chance)
+        pictures = jittered(pictures, settings.jitter, chance)
         target = torch.from_numpy(wanted).to(device).float() / 255
         optimizer.zero_grad(set_to_none=True)
         with half_precision(device):
@@ -125,10 +127,10 @@ def _cut(
     return cut(pixels), cut(targets)
 
 
-def _read(workshop: Workshop, teacher: str) -> tuple[Bytes, Bytes]:
+def _read(workshop: Workshop, teacher: str, chosen: Ids) -> tuple[Bytes, Bytes]:
     """Photos and targets at the student's size: uint8 [N, s, s, 3] and [N, s, s]."""
     side = workshop.config.student.network.side
-    records = workshop.photos.records
+    records = [workshop.photos.records[i] for i in chosen]
     with workshop.report("photos for the student", len(records)) as tick:
         photos = read_photos(records, side, workshop.pool, tick)
     if photos.bad:

@@ -1,7 +1,4 @@
-"""Phase II: one network learns from the refined maps of all methods at once.
-
-Where methods are wrong in different places, the network cannot follow all of them, and agrees with
-what most of them say. Training goes on after the last complete epoch when it was interrupted.
+"""Phase II: one network learns from the refined maps of all methods, and says what they agree on.
 
 Shapes: N photos, s sides of the network's input.
 """
@@ -12,23 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pipeline.batch import Bytes, Floats, Ids
-from pipeline.saliency.refine.chance import shuffled
-from pipeline.saliency.refine.f_loss import f_measure_loss
+from pipeline.batch import Bytes, Floats
 from pipeline.saliency.refine.initial import fresh_network
-from pipeline.saliency.refine.maps import missing_maps, to_bytes, write_map
+from pipeline.saliency.refine.joint import Schedule, learn_jointly
+from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map
 from pipeline.saliency.refine.network import SaliencyNetwork
-from pipeline.saliency.refine.refine_method import as_targets
-from pipeline.saliency.refine.states import load_state, save_state
-from pipeline.saliency.refine.updates import (
-    half_precision,
-    set_learning_rate,
-    split,
-    to_device,
-    update,
-)
+from pipeline.saliency.refine.updates import half_precision, split
 from pipeline.saliency.refine.workshop import Workshop
 
 STAGE = "fused"
@@ -41,61 +28,44 @@ def fuse(label_sets: Sequence[Bytes], workshop: Workshop) -> SaliencyNetwork:
         ValueError: a state is damaged, or the loss became infinite.
     """
     config, phase = workshop.config, workshop.config.phase_two
-    network = fresh_network(config.network, workshop.encoder, config.seed, STAGE)
-    to_device(network, workshop.device)
-    finished = workshop.out / "fused.pt"
-    if finished.is_file():
-        network.load_state_dict(load_state(finished)["network"])
-        return network
-    optimizer, done = torch.optim.Adam(network.parameters()), 0
-    if workshop.state(STAGE).is_file():
-        state = load_state(workshop.state(STAGE))
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["epochs"]
-
-    def loss_of(prediction: Tensor, ids: Ids) -> Tensor:
-        losses = [
-            f_measure_loss(
-                prediction,
-                as_targets(labels, ids, prediction),
-                threshold=phase.threshold,
-                beta=phase.beta,
-            )
-            for labels in label_sets
-        ]
-        return torch.stack(losses).mean()
-
-    with workshop.report("fusion", phase.epochs - done) as tick:
-        for epoch in range(done, phase.epochs):
-            set_learning_rate(optimizer, phase.learning_rate, epoch, phase.epochs, phase.poly_power)
-            order = shuffled(len(workshop.photos), config.seed, STAGE, "epoch", epoch)
-            for ids in split(order, phase.effective_batch):
-                pixels = workshop.photos.pixels
-                update(network, optimizer, pixels, ids, config.batch_size, loss_of)
-            save_state(
-                workshop.state(STAGE),
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "epochs": epoch + 1,
-                },
-            )
-            tick()
-    save_state(finished, {"network": network.state_dict()})
-    workshop.state(STAGE).unlink(missing_ok=True)
+    network = fresh_network(
+        config.network, workshop.encoder, config.seed, STAGE, start=workshop.start
+    )
+    schedule = Schedule(
+        epochs=phase.epochs,
+        learning_rate=phase.learning_rate,
+        poly_power=phase.poly_power,
+        beta=phase.beta,
+        effective_batch=phase.effective_batch,
+        jitter=None,
+    )
+    thresholds = [phase.threshold] * len(label_sets)
+    learn_jointly(network, label_sets, thresholds, schedule, STAGE, workshop)
     return network
 
 
-def write_fused_maps(network: SaliencyNetwork, workshop: Workshop) -> None:
-    """Predict the photos that have no fused map yet, by the CRF if so set, and write the maps."""
+def write_fused_maps(network: SaliencyNetwork, fusion: str | None, workshop: Workshop) -> None:
+    """Write the teacher's maps of the photos that have none yet.
+
+    They are the network's predictions, blended with the hand-crafted maps of method `fusion` and
+    passed through the CRF, if so set.
+
+    Raises:
+        ValueError: a hand-crafted map is missing or damaged.
+    """
+    settings = workshop.config.student
     missing = set(missing_maps(workshop.maps(STAGE), workshop.names))
     ids = np.array([i for i, name in enumerate(workshop.names) if name in missing], np.int64)
 
     def write(row: int, salient: Floats) -> None:
-        if workshop.config.student.teacher_crf:
+        name = workshop.names[row]
+        if settings.teacher_fusion and fusion is not None:
+            own = read_maps(workshop.maps(fusion), [name], len(salient))[0]
+            share = np.float32(settings.teacher_fusion)
+            salient = (1 - share) * salient + share * (own.astype(np.float32) / 255)
+        if settings.teacher_crf:
             salient = workshop.crf(workshop.photos.pixels[row], salient)
-        write_map(workshop.maps(STAGE) / workshop.names[row], to_bytes(salient))
+        write_map(workshop.maps(STAGE) / name, to_bytes(salient))
 
     with workshop.report("fused maps", len(ids)) as tick:
         for part in split(ids, workshop.config.batch_size):

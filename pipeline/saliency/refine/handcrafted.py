@@ -20,12 +20,21 @@ from pipeline.sources.record import Record, mask_name
 class HandCrafted:
     """Methods that need no training: the only teachers of the networks.
 
-    `estimate` maps a picture, RGB uint8 [H, W, 3], to the salience by each of the methods `names`,
+    `fusion` is what they come to together, a map of its own that no network refines; None: there
+    is none, and settings that need it are refused.
+
+    `estimate` maps a picture, RGB uint8 [H, W, 3], to the salience by each of `all_names`,
     float32 [H, W] in 0..1; all at once, because methods share their superpixels.
     """
 
     names: tuple[str, ...]
     estimate: Callable[[Bytes], Mapping[str, Floats]]
+    fusion: str | None = None
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Of the methods, and of the fusion if there is one that is not among them."""
+        return tuple(dict.fromkeys(name for name in (*self.names, self.fusion) if name))
 
 
 def write_handcrafted_maps(methods: HandCrafted, workshop: Workshop) -> None:
@@ -36,7 +45,7 @@ def write_handcrafted_maps(methods: HandCrafted, workshop: Workshop) -> None:
     """
     missing = {
         name
-        for method in methods.names
+        for method in methods.all_names
         for name in missing_maps(workshop.maps(method), workshop.names)
     }
     wanted = [record for record in workshop.photos.records if mask_name(record.key) in missing]
@@ -47,7 +56,7 @@ def write_handcrafted_maps(methods: HandCrafted, workshop: Workshop) -> None:
         except BadPicture as error:
             raise ValueError(f"{record.key} can no longer be read: {error}") from error
         estimates = methods.estimate(picture)
-        for method in methods.names:
+        for method in methods.all_names:
             salient = estimates[method]
             _check(method, salient, picture, record)
             write_map(workshop.maps(method) / mask_name(record.key), to_bytes(salient))

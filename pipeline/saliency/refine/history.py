@@ -16,7 +16,7 @@ Refine = Callable[[Bytes, Floats], Floats]  # picture [s, s, 3], prediction [s, 
 
 
 class History:
-    """M <- keep * M + (1 - keep) * refined prediction; M starts at 0, without bias correction.
+    """M <- keep * M + (1 - keep) * refined prediction; M starts at 0 and stays below 1 for it.
 
     Refining runs in threads beside the training; `finish` waits for what is under way. A photo
     is updated once an epoch, so the order of updates does not matter.

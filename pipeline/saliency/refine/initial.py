@@ -65,14 +65,24 @@ def fitted(config: NetworkConfig, encoder: Encoder | None) -> NetworkConfig:
 
 
 def fresh_network(
-    config: NetworkConfig, encoder: Encoder | None, seed: int, *words: int | str
+    config: NetworkConfig,
+    encoder: Encoder | None,
+    seed: int,
+    *words: int | str,
+    start: Mapping[str, Tensor] | None = None,
 ) -> SaliencyNetwork:
-    """Return a network in training mode: its trunk the encoder's, or random as all the rest is."""
+    """Return a network in training mode.
+
+    Its weights are those of `start`, if given; else its trunk is the encoder's, or random as all
+    the rest is.
+    """
     network = SaliencyNetwork(config)
     draw_weights(network, torch_generator(seed, *words))
     nn.init.normal_(network.head.weight, std=0.01, generator=torch_generator(seed, *words, "head"))
     if encoder is not None:
         network.trunk.load_state_dict(dict(encoder.weights))
+    if start is not None:
+        network.load_state_dict(dict(start))
     network.train()
     return network
 

@@ -59,7 +59,8 @@ def read_map(path: Path) -> Bytes:
         ValueError: it is missing or damaged.
     """
     try:
-        found = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        found = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     except (OSError, cv2.error) as error:
         raise ValueError(f"{path}: the map cannot be read: {error}") from error
     if found is None:

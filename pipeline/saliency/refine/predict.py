@@ -12,8 +12,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from pipeline.batch import Bytes
+from pipeline.batch import Floats
 from pipeline.saliency.refine.maps import write_map
 from pipeline.saliency.refine.predictor import Predictor
 from pipeline.sources.pixels import UprightPicture, as_in_file, read_square
@@ -40,6 +41,7 @@ def predict_masks(
     """
     waiting = iter([records[i : i + batch_size] for i in range(0, len(records), batch_size)])
     pool = ThreadPoolExecutor(threads)
+    blas = threadpool_limits(1, user_api="blas")  # the CRF runs in threads of the pool
     try:
         reading: deque[_Reading] = deque()
         writing: deque[_Writing] = deque()
@@ -52,6 +54,7 @@ def predict_masks(
         while writing:
             yield from _written(writing.popleft())
     finally:
+        blas.restore_original_limits()
         pool.shutdown(cancel_futures=True)
 
 
@@ -71,11 +74,11 @@ def _predict(
         else:
             good.append((record, picture))
     if good:
-        masks = predictor.masks(np.stack([picture.pixels for _, picture in good]))
+        salient = predictor.probabilities(np.stack([picture.pixels for _, picture in good]))
         writing.append(
             [
-                (record, pool.submit(_write, out / mask_name(record.key), picture, mask))
-                for (record, picture), mask in zip(good, masks, strict=True)
+                (record, pool.submit(_write, out / mask_name(record.key), picture, one, predictor))
+                for (record, picture), one in zip(good, salient, strict=True)
             ]
         )
     if len(writing) > _AHEAD:
@@ -95,6 +98,7 @@ def _read(record: Record, side: int) -> UprightPicture | BadPicture:
         return error
 
 
-def _write(path: Path, picture: UprightPicture, mask: Bytes) -> None:
+def _write(path: Path, picture: UprightPicture, salient: Floats, predictor: Predictor) -> None:
+    mask = predictor.finished(picture.pixels, salient)
     upright = cv2.resize(mask, picture.size, interpolation=cv2.INTER_LINEAR)
     write_map(path, as_in_file(upright, picture.orientation))

@@ -7,49 +7,80 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from pipeline.batch import Bytes
+from pipeline.batch import Bytes, Floats
+from pipeline.saliency.refine.crf import CrfConfig
+from pipeline.saliency.refine.finish import finished
 from pipeline.saliency.refine.states import load_state, save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig, Unit
 from pipeline.saliency.refine.updates import half_precision, to_device
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskSettings:
+    """What is done beside one pass of the student to make a mask."""
+
+    mirrored: bool = False  # the map is the mean with that of the mirrored picture, mirrored back
+    crf: CrfConfig | None = None  # that maps pass; None: they do not
 
 
 class Predictor:
     """Gives masks of pictures. `side` is the s of its pictures, `description` how it was made."""
 
     def __init__(
-        self, student: Student, description: Mapping[str, Any], device: torch.device
+        self,
+        student: Student,
+        mask_settings: MaskSettings,
+        description: Mapping[str, Any],
+        device: torch.device,
     ) -> None:
         self.side = student.config.side
         self.description = description
+        self._mask_settings = mask_settings
         self._device = device
         self._student = student.eval()
         _fold(self._student)
         to_device(self._student, device)
 
     def masks(self, pictures: Bytes) -> Bytes:
-        """Return probabilities of salient, uint8 [B, h, h] of 0..255, for uint8 [B, s, s, 3]."""
+        """Return masks, uint8 [B, 128, 128] of 0..255, of pictures, uint8 [B, s, s, 3]."""
+        pairs = zip(pictures, self.probabilities(pictures), strict=True)
+        return np.stack([self.finished(picture, salient) for picture, salient in pairs])
+
+    def probabilities(self, pictures: Bytes) -> Floats:
+        """Return what the student says, float32 [B, h, h] in 0..1, of uint8 [B, s, s, 3]."""
         with torch.inference_mode(), half_precision(self._device):
-            logits = self._student(torch.from_numpy(pictures).to(self._device))[0]
-            levels = (logits.sigmoid() * 255).round().to(torch.uint8)
-        masks: Bytes = levels.cpu().numpy()
-        return masks
+            seen = torch.from_numpy(pictures).to(self._device)
+            salient = self._student(seen)[0].sigmoid()
+            if self._mask_settings.mirrored:
+                salient = (salient + self._student(seen.flip(2))[0].sigmoid().flip(2)) / 2
+        probabilities: Floats = salient.cpu().numpy()
+        return probabilities
+
+    def finished(self, picture: Bytes, salient: Floats) -> Bytes:
+        """Return the mask, uint8 [128, 128], of one picture and its map; needs no GPU."""
+        return finished(picture, salient, self._mask_settings.crf)
 
 
-def save_student(path: Path, student: Student, description: Mapping[str, Any]) -> None:
+def save_student(
+    path: Path, student: Student, mask_settings: MaskSettings, description: Mapping[str, Any]
+) -> None:
     """Write a student for `load_predictor`; the description is nested plain values, as of JSON."""
     content = {
         "format": FORMAT,
         "description": dict(description),
         "network": dataclasses.asdict(student.config),
+        "mask_settings": dataclasses.asdict(mask_settings),
         "state_dict": student.state_dict(),
     }
     save_state(path, content)
@@ -66,12 +97,16 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
         raise ValueError(f"{path} holds no student; give the student.pt of a training of masks")
     if state["format"] != FORMAT:
         raise ValueError(
-            f"{path} is of format {state['format']}, this version reads {FORMAT}; use the version "
-            "of this project that wrote it"
+            f"{path} is of format {state['format']}, this version reads {FORMAT}; train it again, "
+            "or use the version of this project that wrote it"
         )
     student = Student(StudentNetworkConfig(**state["network"]))
     student.load_state_dict(state["state_dict"])
-    return Predictor(student, state["description"], device)
+    crf = state["mask_settings"]["crf"]
+    mask_settings = MaskSettings(
+        mirrored=state["mask_settings"]["mirrored"], crf=None if crf is None else CrfConfig(**crf)
+    )
+    return Predictor(student, mask_settings, state["description"], device)
 
 
 def _fold(module: nn.Module) -> None:

@@ -1,8 +1,8 @@
 """Phase I: the maps of one hand-crafted method are refined by networks, without those of others.
 
-Each round trains a fresh network on the labels of the round before, the method's own maps at first.
-Its predictions, taken while it learns, pass the CRF and flow into history maps; these are the
-labels of the next round. The network itself is thrown away.
+Each round trains a network, from the same weights as every other, on the labels of the round
+before, the method's own maps at first. Its predictions, taken while it learns, pass the CRF and
+flow into history maps; these are the labels of the next round. The network itself is thrown away.
 
 A round that is interrupted goes on after its last complete epoch, with the same result.
 
@@ -51,7 +51,9 @@ def _run_round(method: str, number: int, labels: Bytes, workshop: Workshop) -> F
     config, phase = workshop.config, workshop.config.phase_one
     pixels, count = workshop.photos.pixels, len(workshop.photos)
     stage, words = f"{method}-round{number}", (method, "round", number)
-    network = fresh_network(config.network, workshop.encoder, config.seed, *words)
+    network = fresh_network(
+        config.network, workshop.encoder, config.seed, *words, start=workshop.start
+    )
     to_device(network, workshop.device)
     optimizer = torch.optim.Adam(network.parameters())
     maps, done = np.zeros(labels.shape, np.float32), 0
@@ -86,6 +88,8 @@ def _run_round(method: str, number: int, labels: Bytes, workshop: Workshop) -> F
                 },
             )
             tick()
+    if phase.correct_history:
+        maps = (maps / np.float32(1 - phase.keep**phase.epochs)).clip(0, 1)
     return maps
 
 

@@ -1,4 +1,4 @@
-"""The whole way: hand-crafted maps, phase I of each method, phase II, the student.
+"""The whole way: hand-crafted maps, a start, phase I of each method, phase II, the student.
 
 Each stage skips what it finds done, so that the same call goes on where it was interrupted, with
 the result that it would have had (on one machine, with as many threads).
@@ -9,14 +9,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
+from pipeline.batch import Ids
+from pipeline.folder_lock import locked
+from pipeline.saliency.refine.agreement import most_agreed
 from pipeline.saliency.refine.config import RefineConfig
 from pipeline.saliency.refine.distil import STAGE as STUDENT
 from pipeline.saliency.refine.distil import distil
@@ -25,14 +31,15 @@ from pipeline.saliency.refine.fuse import fuse, write_fused_maps
 from pipeline.saliency.refine.handcrafted import HandCrafted, write_handcrafted_maps
 from pipeline.saliency.refine.initial import Encoder, fitted
 from pipeline.saliency.refine.photos import Photos, read_photos
-from pipeline.saliency.refine.predictor import save_student
+from pipeline.saliency.refine.predictor import MaskSettings, save_student
 from pipeline.saliency.refine.refine_method import refine_method
+from pipeline.saliency.refine.start import starting_weights
 from pipeline.saliency.refine.u2net import Student
 from pipeline.saliency.refine.workshop import Report, Workshop
 from pipeline.sources.record import Record
 
 METHOD = "deepusps-student"
-VERSION = 1  # goes up when the same settings give other masks
+VERSION = 2  # goes up when the same settings give other masks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,16 +71,21 @@ def train_masks(
         threads: of reading, of hand-crafted methods and of the CRF; not of torch.
 
     Raises:
-        ValueError: OUT was started with something else, no photo can be read, or a stage failed.
+        ValueError: OUT was started with something else, another process is at work in it, fewer
+            than two photos can be read, or a stage failed.
         OSError: something cannot be written.
     """
     if not methods.names:
         raise ValueError("no hand-crafted method is given; at least one must teach")
+    if methods.fusion is None and needs_fusion(config):
+        raise ValueError("student.share and student.teacher_fusion need a hand-crafted fusion")
     config = dataclasses.replace(config, network=fitted(config.network, encoder))
-    pool = ThreadPoolExecutor(threads)
-    try:
+    # one thread of BLAS, because CRFs run in threads of the pool: 35 ms each, 230 with two
+    with locked(out), threadpool_limits(1, user_api="blas"), _pool(threads) as pool:
         with report("photos", len(records)) as tick:
             photos = read_photos(records, config.network.size, pool, tick)
+        if len(photos) < 2:
+            raise ValueError("one photo alone cannot teach a network; give some hundred")
         plan = _plan(photos, methods, config, encoder)
         _start(out, plan)
         workshop = Workshop(
@@ -86,13 +98,15 @@ def train_masks(
             report=report,
         )
         student, description = out / "student.pt", out / "saliency.json"
-        facts = {"method": METHOD, "version": VERSION, "labels_involved": False, **plan}
+        facts = {"method": METHOD, "labels_involved": False, **plan}
         if not student.is_file():
-            save_student(student, _run(methods, workshop), facts)
+            settings = config.student
+            mask_settings = MaskSettings(
+                mirrored=settings.mirrored_test, crf=config.crf if settings.crf_test else None
+            )
+            save_student(student, _run(methods, workshop), mask_settings, facts)
         workshop.state(STUDENT).unlink(missing_ok=True)
         _write_json(description, facts)
-    finally:
-        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
     return Trained(
         student=student,
         description=description,
@@ -101,12 +115,31 @@ def train_masks(
     )
 
 
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
+
+
+def needs_fusion(config: RefineConfig) -> bool:
+    """Whether the settings make use of the methods' hand-crafted fusion."""
+    return config.student.share < 1 or config.student.teacher_fusion > 0
+
+
 def _run(methods: HandCrafted, workshop: Workshop) -> Student:
     write_handcrafted_maps(methods, workshop)
+    workshop = dataclasses.replace(workshop, start=starting_weights(methods.names, workshop))
     refined = [refine_method(method, workshop) for method in methods.names]
     network = fuse(refined, workshop)
-    write_fused_maps(network, workshop)
-    return distil(workshop, FUSED)
+    write_fused_maps(network, methods.fusion, workshop)
+    photos: Ids = np.arange(len(workshop.photos))
+    if workshop.config.student.share < 1 and methods.fusion is not None:
+        share = workshop.config.student.share
+        photos = most_agreed(methods.names, methods.fusion, share, workshop)
+    return distil(workshop, FUSED, photos)
 
 
 def _plan(
@@ -119,7 +152,9 @@ def _plan(
     keys = "\n".join(record.key for record in photos.records)
     start = "random" if encoder is None else _digest(encoder)
     return {
+        "version": VERSION,
         "methods": list(methods.names),
+        "fusion": methods.fusion,
         "num_photos": len(photos),
         "photos_sha256": hashlib.sha256(keys.encode()).hexdigest(),
         "initial_weights": start,
@@ -140,7 +175,8 @@ def _start(out: Path, plan: Mapping[str, Any]) -> None:
     """Note the plan in a new folder; in another, see that it is the same."""
     path = out / "config.json"
     if not path.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        partial = path.with_name(path.name + ".partial")  # of a start that was killed
+        if out.is_dir() and any(found != partial for found in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no training of masks; choose another")
         out.mkdir(parents=True, exist_ok=True)
         _write_json(path, plan)

@@ -1,6 +1,6 @@
 """Masks by a trained student, as `convert_dataset.py` makes them: one picture at a time, on a CPU.
 
-Shapes: H/W sides of the picture, h sides of the student's maps.
+Shapes: H/W sides of the picture, 128 x 128 of a mask.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.batch import CPU, Bytes
 from pipeline.saliency.gate import GateSettings
@@ -29,12 +30,8 @@ class StudentMasks:
     method: MaskMethod
 
     def mask(self, picture: Bytes) -> Bytes:
-        """Return the mask, uint8 [h, h] of 0..255, of a picture, uint8 [H, W, 3]; in one thread."""
-        with _single_threaded():
-            predictor = _loaded(self.path)
-            masks = predictor.masks(squared(picture, predictor.side)[None])
-        mask: Bytes = masks[0]
-        return mask
+        """Return the mask of a picture, uint8 [H, W, 3], made in one thread; see `mask_by`."""
+        return mask_by(self.path, picture)
 
 
 def student_masks(path: Path) -> StudentMasks:
@@ -56,12 +53,28 @@ def student_masks(path: Path) -> StudentMasks:
     )
 
 
+def mask_by(path: Path, picture: Bytes) -> Bytes:
+    """Return the mask, uint8 [h, h], of a picture, uint8 [H, W, 3], by a student.pt; in one thread.
+
+    Each process reads the file once.
+
+    Raises:
+        ValueError: the file is missing, damaged, or no student.
+    """
+    with _single_threaded():
+        predictor = _loaded(path)
+        masks = predictor.masks(squared(picture, predictor.side)[None])
+    mask: Bytes = masks[0]
+    return mask
+
+
 @contextmanager
 def _single_threaded() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):  # of the CRF
+            yield
     finally:
         torch.set_num_threads(threads)
 

@@ -3,7 +3,7 @@
 U2-Net (Qin et al., 2020) is a U of blocks that are small Us themselves ("RSU"), with a map from
 each level ("deep supervision") and one from all of them. This one has the narrow channels of its
 small version, and a stem of stride 2, so that it costs a quarter at the same input; its maps have
-half the input's side: 128, as many as a stored mask has cells (codec.py), for an input of 256.
+half the input's side. Behind the stem it is told the cues of cues.py.
 
 Shapes: B pictures, s sides of the input (a multiple of 64), h = s / 2.
 """
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.saliency.refine.cues import NUM_CUES, border_cues
 from pipeline.saliency.refine.network import normalised
 
 SIDE_STEP = 64  # of inputs: the stem halves, the levels pool five times
@@ -56,7 +57,7 @@ class Student(nn.Module):
         width, inner = config.channels, config.inner
         self.stem = Unit(3, inner, stride=2)
         self.down = nn.ModuleList(
-            _Block(inner if level == 0 else width, inner, width, depth)
+            _Block(inner + NUM_CUES if level == 0 else width, inner, width, depth)
             for level, depth in enumerate((*_DEPTHS, 0, 0))
         )
         self.up = nn.ModuleList(_Block(2 * width, inner, width, depth) for depth in (*_DEPTHS, 0))
@@ -65,8 +66,11 @@ class Student(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Return seven maps of logits [B, h, h] of uint8 pictures [B, s, s, 3]."""
-        x = self.stem(normalised(pictures))
+        pixels = normalised(pictures)
+        x = self.stem(pixels)
         size = x.shape[2:]
+        cues = border_cues(F.avg_pool2d(pixels, 2, ceil_mode=True))
+        x = torch.cat([x, cues.to(x.dtype)], dim=1)
         levels: list[Tensor] = []
         for block in self.down:
             x = block(x if not levels else F.max_pool2d(x, 2, ceil_mode=True))

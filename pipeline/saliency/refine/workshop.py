@@ -2,8 +2,10 @@
 
 OUT/config.json          what the training was started with
 OUT/maps/METHOD          maps of each hand-crafted method, by the names of the photos
+OUT/start.pt             the network that learned all hand-crafted maps, if there is one
 OUT/maps/METHOD-roundR   history maps after round R of phase I
-OUT/maps/fused           the fused network's maps
+OUT/maps/fusion          maps of the hand-crafted fusion, where settings need it
+OUT/maps/fused           the teacher's maps: the fused network's, blended with the fusion if so set
 OUT/work/                states after the last complete epoch of stages under way
 OUT/fused.pt             network of phase II
 OUT/student.pt, OUT/saliency.json
@@ -11,13 +13,14 @@ OUT/student.pt, OUT/saliency.json
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.refine.config import RefineConfig
@@ -35,7 +38,8 @@ class Workshop:
 
     photos: Photos
     config: RefineConfig
-    encoder: Encoder | None  # None: networks start from random weights
+    encoder: Encoder | None  # None: networks start from random weights, or from `start`
+    start: Mapping[str, Tensor] | None = None  # weights that later networks start from instead
     device: torch.device
     pool: ThreadPoolExecutor
     out: Path

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import pipeline.saliency.__main__ as command
 from pipeline.saliency.gate import Verdict
 from pipeline.saliency.methods import METHODS
-from pipeline.saliency.refine.predictor import save_student
+from pipeline.saliency.refine.predictor import MaskSettings, save_student
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 from pipeline.saliency.sheet import SheetRow, confidence_of, thumbnail, write_sheet
 from pipeline.saliency.sheet_command import map_folders
@@ -42,7 +42,9 @@ def run(*words):
 def test_rows_are_sorted_and_have_all_columns(photos, tmp_path):
     student = tmp_path / "student.pt"
     torch.manual_seed(0)
-    save_student(student, Student(StudentNetworkConfig(side=128, channels=4, inner=2)), {})
+    save_student(
+        student, Student(StudentNetworkConfig(side=128, channels=4, inner=2)), MaskSettings(), {}
+    )
     out = tmp_path / "out"
     result = run(
         *("--photos", photos, "--out", out, "--masks", tmp_path / "true"),

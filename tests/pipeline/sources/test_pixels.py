@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.sources.demo import render
-from pipeline.sources.pixels import as_in_file, read_square, read_within
+from pipeline.sources.pixels import as_in_file, as_upright, read_square, read_within
 from pipeline.sources.prepare import TRANSPOSE, BadPicture
 from pipeline.sources.record import Record
 
@@ -71,6 +71,7 @@ def test_pixels_are_upright_and_masks_go_back(image, orientation):
     mask = np.asarray(image)[:, :, 0]
     upright = np.asarray(expected)[:, :, 0]
     np.testing.assert_array_equal(as_in_file(upright, orientation), mask)
+    np.testing.assert_array_equal(as_upright(mask, orientation), upright)
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture"], ids=["gone", "text"])

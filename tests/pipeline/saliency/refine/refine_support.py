@@ -10,6 +10,7 @@ from pipeline.saliency.refine.config import (
     PhaseOneConfig,
     PhaseTwoConfig,
     RefineConfig,
+    StartConfig,
     StudentConfig,
 )
 from pipeline.saliency.refine.handcrafted import HandCrafted
@@ -21,12 +22,20 @@ from pipeline.sources.pixels import read_within
 TINY = RefineConfig(
     batch_size=3,
     network=NetworkConfig(architecture="resnet18", width=0.0625, size=32),
+    start=StartConfig(epochs=2),
     phase_one=PhaseOneConfig(
         epochs=2, learning_rates=(1e-3, 2e-3), effective_batch=5, other_threshold=0.4
     ),
     phase_two=PhaseTwoConfig(epochs=2, learning_rate=1e-3, effective_batch=4),
     student=StudentConfig(
-        network=StudentNetworkConfig(side=128, channels=4, inner=2), epochs=2, batch_size=3
+        network=StudentNetworkConfig(side=128, channels=4, inner=2),
+        epochs=2,
+        batch_size=3,
+        jitter=0.2,
+        share=0.7,
+        teacher_fusion=0.5,
+        mirrored_test=True,
+        crf_test=True,
     ),
 )
 
@@ -64,9 +73,10 @@ def stand_ins(count: int, side: int = 400) -> HandCrafted:
 
     def estimate(picture: np.ndarray) -> Mapping[str, np.ndarray]:
         index = index_of[picture.tobytes()]
-        return {"left": noisy_map(index, 0), "right": noisy_map(index, 1)}
+        left, right = noisy_map(index, 0), noisy_map(index, 1)
+        return {"left": left, "right": right, "both": (left + right) / 2}
 
-    return HandCrafted(names=("left", "right"), estimate=estimate)
+    return HandCrafted(names=("left", "right"), estimate=estimate, fusion="both")
 
 
 @contextmanager

@@ -160,3 +160,19 @@ def test_a_learning_rate_that_is_too_high_ends_with_advice(workshop):
     wild = replace(workshop, config=replace(TINY, phase_one=phase))
     with pytest.raises(ValueError, match="lower the learning rate"):
         refine_method("left", wild)
+
+
+def test_history_is_corrected_for_its_start_where_asked(workshop):
+    refine_method("left", workshop)
+    plain = read_maps(workshop.maps("left-round1"), workshop.names, SIZE).astype(float)
+    phase = replace(TINY.phase_one, correct_history=True)
+    corrected = replace(
+        workshop, config=replace(TINY, phase_one=phase), out=workshop.out / "corrected"
+    )
+    for index, name in enumerate(workshop.names):
+        write_map(corrected.maps("left") / name, to_bytes(noisy_map(index, 0)))
+    refine_method("left", corrected)
+    found = read_maps(corrected.maps("left-round1"), workshop.names, SIZE)
+    whole = (plain / (1 - 0.7**2)).clip(0, 255)
+    assert np.abs(whole - plain).max() > 50
+    assert np.abs(found - whole).max() <= 1.5

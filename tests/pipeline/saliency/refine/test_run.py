@@ -2,18 +2,27 @@
 
 import json
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.saliency.refine.config import PhaseOneConfig, PhaseTwoConfig, StudentConfig
+from pipeline import folder_lock
+from pipeline.saliency.refine import distil, fuse, initial, refine_method
+from pipeline.saliency.refine import run as run_module
+from pipeline.saliency.refine.config import (
+    PhaseOneConfig,
+    PhaseTwoConfig,
+    StartConfig,
+    StudentConfig,
+)
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.maps import read_map, to_bytes
 from pipeline.saliency.refine.network import NetworkConfig
 from pipeline.saliency.refine.predict import predict_masks
 from pipeline.saliency.refine.predictor import load_predictor
+from pipeline.saliency.refine.resnet import DilatedResNet
 from pipeline.saliency.refine.run import train_masks
 from pipeline.saliency.refine.u2net import StudentNetworkConfig
 from pipeline.sources.record import Record, mask_name
@@ -34,12 +43,12 @@ class Interrupted(Exception):
     pass
 
 
-def run(out, *, records=None, methods=None, config=TINY, report=silent, threads=1):
+def run(out, *, records=None, methods=None, config=TINY, report=silent, threads=1, encoder=None):
     return train_masks(
         demo_records(COUNT) if records is None else records,
         stand_ins(COUNT) if methods is None else methods,
         config,
-        encoder=None,
+        encoder=encoder,
         out=out,
         device=torch.device("cpu"),
         threads=threads,
@@ -65,10 +74,11 @@ def uninterrupted(tmp_path_factory):
     "at",
     [
         ("hand-crafted maps", 3),
+        ("start", 1),
         ("left, round 1", 1),
         ("left, round 2", 2),
         ("right, round 2", 1),
-        ("fusion", 1),
+        ("fused", 1),
         ("fused maps", 2),
         ("student", 1),
     ],
@@ -124,8 +134,9 @@ def test_what_is_left_says_where_it_comes_from(uninterrupted):
     facts = json.loads((uninterrupted / "saliency.json").read_text())
     assert facts["labels_involved"] is False
     assert facts["method"] == "deepusps-student"
-    assert facts["version"] == 1
+    assert facts["version"] == 2
     assert facts["methods"] == ["left", "right"]
+    assert facts["fusion"] == "both"
     assert facts["num_photos"] == COUNT
     assert facts["initial_weights"] == "random"
     assert facts["settings"]["phase_one"]["learning_rates"] == [1e-3, 2e-3]
@@ -165,11 +176,80 @@ def test_two_photos_with_one_mask_are_refused(tmp_path):
 
 
 def test_a_method_that_breaks_its_contract_is_named(tmp_path):
-    wrong = HandCrafted(names=("left",), estimate=lambda picture: {"left": np.full((2, 2), 3.0)})
+    wrong = HandCrafted(
+        names=("left",), estimate=lambda picture: {"left": np.full((2, 2), 3.0)}, fusion="left"
+    )
     with pytest.raises(ValueError, match=r"left gave .* from 3\.0 to 3\.0"):
         run(tmp_path, methods=wrong)
     with pytest.raises(ValueError, match="no hand-crafted method"):
         run(tmp_path / "other", methods=HandCrafted(names=(), estimate=lambda picture: {}))
+    alone = HandCrafted(names=("left",), estimate=lambda picture: {})
+    with pytest.raises(ValueError, match=r"student\.share .* need a hand-crafted fusion"):
+        run(tmp_path / "alone", methods=alone)
+
+
+def test_what_a_stage_makes_is_what_the_next_one_gets(tmp_path, monkeypatch):
+    """Every network begins with the start; the teacher is blended; a share of photos is learned."""
+    starts, taught, blended = [], [], []
+
+    def noting_start(*words, start=None):
+        starts.append(start)
+        return initial.fresh_network(*words, start=start)
+
+    def noting_photos(workshop, teacher, photos):
+        taught.append((teacher, photos.tolist()))
+        return distil.distil(workshop, teacher, photos)
+
+    def noting_fusion(network, fusion, workshop):
+        blended.append(fusion)
+        fuse.write_fused_maps(network, fusion, workshop)
+
+    monkeypatch.setattr(refine_method, "fresh_network", noting_start)
+    monkeypatch.setattr(fuse, "fresh_network", noting_start)
+    monkeypatch.setattr(run_module, "distil", noting_photos)
+    monkeypatch.setattr(run_module, "write_fused_maps", noting_fusion)
+    trained = run(tmp_path / "out")
+    weights = torch.load(tmp_path / "out" / "start.pt", weights_only=True)["network"]
+    assert len(starts) == 2 * 2 + 1  # methods x rounds, and the fused network
+    for start in starts:
+        assert all(torch.equal(start[name], value) for name, value in weights.items())
+    [(teacher, photos)] = taught
+    assert teacher == "fused"
+    assert len(photos) == 4 < COUNT  # a share of 0.7
+    assert blended == ["both"]
+    content = torch.load(trained.student, weights_only=True)
+    assert content["mask_settings"] == {"mirrored": True, "crf": asdict(TINY.crf)}
+
+
+def test_the_start_begins_with_the_encoder(tmp_path):
+    trunk = DilatedResNet("resnet18", 0.0625).state_dict()
+    encoder = initial.Encoder(path="e.pt", architecture="resnet18", width=0.0625, weights=trunk)
+    still = replace(TINY, start=StartConfig(epochs=1, learning_rate=1e-30))
+    run(tmp_path / "out", encoder=encoder, config=still)
+    network = torch.load(tmp_path / "out" / "start.pt", weights_only=True)["network"]
+    for name, value in trunk.items():
+        if "running" not in name and "batches" not in name:
+            torch.testing.assert_close(network[f"trunk.{name}"], value, rtol=0, atol=1e-6)
+    facts = json.loads((tmp_path / "out" / "saliency.json").read_text())
+    assert facts["initial_weights"].startswith("encoder sha256:")
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_PATIENCE", 0.0)
+    monkeypatch.setattr(folder_lock, "_POLL", 0.0)
+    with folder_lock.locked(tmp_path), pytest.raises(ValueError, match="another run is at work in"):
+        run(tmp_path)
+
+
+def test_one_photo_alone_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one photo alone cannot teach"):
+        run(tmp_path / "out", records=demo_records(1))
+
+
+def test_a_start_that_was_killed_is_begun_again(tmp_path, uninterrupted):
+    (tmp_path / "config.json.partial").write_text("{")
+    run(tmp_path)
+    assert content(tmp_path) == content(uninterrupted)
 
 
 LEARNING = replace(

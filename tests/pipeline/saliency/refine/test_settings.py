@@ -18,6 +18,9 @@ def test_the_defaults_are_those_of_the_spec():
     assert (two.epochs, two.learning_rate, two.beta, two.threshold) == (200, 1e-4, 4.0, 0.5)
     assert two.effective_batch == 100
     assert (crf.iterations, crf.near_sigma, crf.near_weight) == (5, 3.0, 3.0)
+    assert config.start.epochs == 0
+    assert not one.correct_history
+    assert (config.student.share, config.student.teacher_fusion) == (1.0, 0.0)
     assert (crf.colour_sigma_xy, crf.colour_sigma_rgb, crf.colour_weight) == (80.0, 13.0, 10.0)
 
 
@@ -64,11 +67,17 @@ def test_settings_change_what_they_name(budget):
         ("phase_one.learning_rates=[]", "learning_rates and beta must be above 0"),
         ('phase_one.learning_rates=["a", 1, 2]', "want a list like"),
         ('phase_one.thresholds=["mc", 0.3]', "want a list like"),
-        ("phase_one.keep=1.5", "phase_one.keep must lie in 0..1, got 1.5"),
+        ("phase_one.keep=1", "phase_one.keep must lie in 0..1, below 1, got 1"),
+        ("student.learning_rate=nan", "learning_rate must be above 0"),
+        ("phase_one.learning_rates=[1e-3, NaN]", "learning_rates and beta must be above 0"),
         ("phase_one.epochs=0", "phase_one.epochs must be at least 1"),
         ("phase_two.learning_rate=0", "must be above 0"),
         ("network.size=100", "multiple of 8"),
         ("network.architecture=vgg", "unknown network.architecture 'vgg'"),
+        ("start.epochs=-1", "start.epochs must not be negative"),
+        ("start.jitter=1.5", r"start.jitter must lie in 0..1"),
+        ("student.share=0", "student.share must lie in"),
+        ("student.teacher_fusion=2", "student.teacher_fusion must lie in 0..1"),
         ("student.crop=0.2", "student.crop must lie in 0.5..1"),
         ("batch_size=1", "batch_size must be at least 2"),
     ],

@@ -1,18 +1,26 @@
 """The student: its size, its maps, the loss it learns by, and its folded form."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from pipeline.saliency.refine.chance import torch_generator
+from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
 from pipeline.saliency.refine.distil import distillation_loss
 from pipeline.saliency.refine.network import draw_weights
-from pipeline.saliency.refine.predictor import Predictor, load_predictor, save_student
+from pipeline.saliency.refine.predictor import (
+    MaskSettings,
+    Predictor,
+    load_predictor,
+    save_student,
+)
 from pipeline.saliency.refine.states import save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 
 TINY = StudentNetworkConfig(side=128, channels=8, inner=4)
 CPU = torch.device("cpu")
+PLAIN = MaskSettings()
 
 
 def pictures(count: int, side: int) -> np.ndarray:
@@ -54,45 +62,85 @@ def test_the_folded_student_predicts_what_the_trained_one_does():
         student(torch.from_numpy(pictures(4, 128)))
     student.eval()
     with torch.no_grad():
-        expected = student(torch.from_numpy(pictures(3, 128)))[0].sigmoid().numpy() * 255
-    masks = Predictor(student, {}, CPU).masks(pictures(3, 128))
+        expected = student(torch.from_numpy(pictures(3, 128)))[0].sigmoid().numpy()
+    predictor = Predictor(student, PLAIN, {}, CPU)
+    found = predictor.probabilities(pictures(3, 128))
+    assert found.shape == (3, 64, 64)
+    assert np.ptp(found) > 0.02  # else a constant would pass
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    masks = predictor.masks(pictures(3, 128))
     assert masks.dtype == np.uint8
-    assert masks.shape == (3, 64, 64)
-    assert np.ptp(masks) > 5  # else a constant would pass
-    assert np.abs(masks - expected).max() <= 0.51
+    for mask, salient in zip(masks, expected, strict=True):
+        large = cv2.resize(salient, (128, 128), interpolation=cv2.INTER_LINEAR)
+        assert np.abs(mask - 255 * large).max() <= 0.6
+
+
+def test_a_mirrored_test_makes_mirrored_masks_of_mirrored_pictures():
+    seen = pictures(3, 128)
+    twice = Predictor(drawn(TINY).eval(), MaskSettings(mirrored=True), {}, CPU)
+    once = Predictor(drawn(TINY).eval(), PLAIN, {}, CPU)
+    found = twice.probabilities(seen)
+    turned = np.ascontiguousarray(seen[:, :, ::-1])
+    np.testing.assert_allclose(twice.probabilities(turned)[:, :, ::-1], found, atol=1e-5)
+    mean = (once.probabilities(seen) + once.probabilities(turned)[:, :, ::-1]) / 2
+    np.testing.assert_allclose(found, mean, atol=1e-5)
+
+
+def test_masks_pass_the_crf_at_their_own_size():
+    seen, crf = pictures(1, 256), CrfConfig()
+    seen[0, 40:200, 60:180] = (200, 30, 30)
+    predictor = Predictor(drawn(TINY).eval(), MaskSettings(crf=crf), {}, CPU)
+    salient = predictor.probabilities(seen)[0]
+    small = cv2.resize(seen[0], (128, 128), interpolation=cv2.INTER_AREA)
+    wanted = refine_by_crf(small, salient, crf)
+    assert np.abs(wanted - salient).max() > 0.05  # else nothing would have been passed
+    assert np.abs(predictor.masks(seen)[0] - 255 * wanted).max() <= 0.6
 
 
 def test_masks_are_not_stretched_picture_by_picture():
     student = drawn(TINY)
     torch.nn.init.zeros_(student.all_sides.weight)
     torch.nn.init.constant_(student.all_sides.bias, -1.0)
-    masks = Predictor(student, {}, CPU).masks(pictures(2, 128))
+    masks = Predictor(student, PLAIN, {}, CPU).masks(pictures(2, 128))
     np.testing.assert_array_equal(masks, round(255 / (1 + np.e)))
 
 
 def test_a_saved_student_is_read_back(tmp_path):
-    student = drawn(TINY).eval()
-    save_student(tmp_path / "student.pt", student, {"labels_involved": False})
+    student, mask_settings = (
+        drawn(TINY).eval(),
+        MaskSettings(mirrored=True, crf=CrfConfig(iterations=2)),
+    )
+    save_student(tmp_path / "student.pt", student, mask_settings, {"labels_involved": False})
     predictor = load_predictor(tmp_path / "student.pt", CPU)
     assert predictor.description == {"labels_involved": False}
     masks = predictor.masks(pictures(2, 128))
-    np.testing.assert_array_equal(masks, Predictor(student, {}, CPU).masks(pictures(2, 128)))
+    own = Predictor(student, mask_settings, {}, CPU).masks(pictures(2, 128))
+    np.testing.assert_array_equal(masks, own)
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
-    other, damaged, later = (tmp_path / name for name in ("other.pt", "damaged.pt", "later.pt"))
+    other, damaged, later, earlier = (tmp_path / f"{number}.pt" for number in range(4))
     save_state(other, {"state_dict": {}})
     damaged.write_bytes(b"PK\x03\x04 nothing")
-    later_content = {"format": 2, "description": {}, "network": {}, "state_dict": {}}
-    save_state(later, later_content)
+    later_content = {key: {} for key in ("description", "network", "mask_settings", "state_dict")}
+    save_state(later, later_content | {"format": 3})
+    del later_content["mask_settings"]
+    save_state(earlier, later_content | {"format": 1})
     for path, reason in (
         (other, "holds no student"),
         (damaged, "damaged"),
-        (later, "format 2"),
+        (later, "format 3, this version reads 2; train it again"),
+        (earlier, "format 1, this version reads 2; train it again"),
         (tmp_path / "missing.pt", "No such file"),
     ):
         with pytest.raises(ValueError, match=reason):
             load_predictor(path, CPU)
+
+
+@pytest.mark.parametrize("level", [0, 7, 255])
+def test_a_picture_of_one_colour_gives_finite_maps(level):
+    flat = torch.full((2, 128, 128, 3), level, dtype=torch.uint8)
+    assert all(torch.isfinite(logits).all() for logits in drawn(TINY)(flat))
 
 
 @pytest.mark.parametrize(("name", "value"), [("side", 100), ("side", 64), ("channels", 0)])

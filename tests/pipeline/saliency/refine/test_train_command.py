@@ -6,13 +6,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipeline.saliency import train_command
 from pipeline.saliency.__main__ import main
 from pipeline.saliency.refine.maps import read_map
 from pipeline.sources.demo import render
 
 TINY = [
     *("--set", "network.width=0.0625", "--set", "network.size=32"),
-    *("--set", "phase_one.learning_rates=[1e-3]"),
+    *("--set", "phase_one.learning_rates=[1e-3]", "--set", "start.epochs=1"),
     *("--set", "phase_one.epochs=2", "--set", "phase_two.epochs=1", "--set", "student.epochs=1"),
     *("--set", "student.network.side=128", "--set", "student.network.channels=4"),
 ]
@@ -51,7 +52,7 @@ def test_it_leaves_every_stage_and_where_it_comes_from(trained):
         path.relative_to(trained / "maps/fused") for path in trained.glob("maps/fused/*/*")
     )
     assert len(names) == 6
-    for stage in ("rbd", "mr", "rbd-round1", "mr-round1"):
+    for stage in ("rbd", "mr", "fusion", "rbd-round1", "mr-round1"):
         assert all((trained / "maps" / stage / name).is_file() for name in names)
     assert read_map(trained / "maps/fused" / names[0]).shape == (32, 32)
 
@@ -80,6 +81,27 @@ def test_what_cannot_be_is_refused(tmp_path, arguments, reason):
     assert result.exit_code == 2
     assert reason in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "teachers", "fusion"),
+    [("small", ("rbd", "mr", "mc", "mbd"), "fusion"), ("paper", ("mc", "hs", "dsr", "rbd"), None)],
+)
+def test_each_budget_has_its_teachers(tmp_path, monkeypatch, budget, teachers, fusion):
+    class Noted(Exception):
+        pass
+
+    def note(records, methods, config, **rest):
+        raise Noted(methods)
+
+    monkeypatch.setattr(train_command, "train_masks", note)
+    arguments = ("--photos", "demo", "--limit", "2", "--out", tmp_path / "out")
+    result = command("train", *arguments, "--budget", budget)
+    [methods] = result.exception.args
+    assert methods.names == teachers
+    assert methods.fusion == fusion
+    maps = methods.estimate(render("demo", 0, 0)[0])
+    assert set(maps) == {*teachers, fusion} - {None}
 
 
 def test_a_folder_of_other_settings_is_refused(trained):

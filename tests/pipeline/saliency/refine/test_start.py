@@ -1,0 +1,129 @@
+"""Where networks start without an encoder, which photos teach the student, and by what maps."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipeline.saliency.refine.agreement import most_agreed
+from pipeline.saliency.refine.augment import jittered, mirrored
+from pipeline.saliency.refine.chance import generator, shuffled
+from pipeline.saliency.refine.config import StartConfig
+from pipeline.saliency.refine.f_loss import f_measure_loss
+from pipeline.saliency.refine.fuse import write_fused_maps
+from pipeline.saliency.refine.initial import fresh_network
+from pipeline.saliency.refine.maps import read_map, to_bytes, write_map
+from pipeline.saliency.refine.photos import read_photos
+from pipeline.saliency.refine.start import starting_weights
+from pipeline.saliency.refine.workshop import Workshop
+from tests.pipeline.saliency.refine.refine_support import TINY, demo_records, noisy_map, silent
+
+COUNT, SIZE = 6, TINY.network.size
+METHODS = ("left", "right")
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        made = Workshop(
+            photos=read_photos(demo_records(COUNT), SIZE, pool, lambda: None),
+            config=TINY,
+            encoder=None,
+            device=torch.device("cpu"),
+            pool=pool,
+            out=tmp_path,
+            report=silent,
+        )
+        for index, name in enumerate(made.names):
+            for kind, method in enumerate(METHODS):
+                write_map(made.maps(method) / name, to_bytes(noisy_map(index, kind)))
+        yield made
+
+
+def nearest(values: np.ndarray) -> np.ndarray:
+    return cv2.resize(to_bytes(values), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def with_student(workshop, **settings):
+    student = replace(TINY.student, **settings)
+    return replace(workshop, config=replace(TINY, student=student))
+
+
+def test_no_start_is_made_where_none_is_asked_for(workshop):
+    config = replace(TINY, start=StartConfig())
+    assert starting_weights(METHODS, replace(workshop, config=config)) is None
+    assert not (workshop.out / "start.pt").exists()
+
+
+def test_the_start_learns_all_maps_of_mirrored_and_jittered_photos(workshop):
+    """Two epochs against a transcription."""
+    start, pixels = TINY.start, workshop.photos.pixels
+    sets = [np.stack([nearest(noisy_map(i, kind)) for i in range(COUNT)]) for kind in (0, 1)]
+    network = fresh_network(TINY.network, None, TINY.seed, "start")
+    adam = torch.optim.Adam(network.parameters())
+    for epoch in range(2):
+        adam.param_groups[0]["lr"] = start.learning_rate * (1 - epoch / 2) ** start.poly_power
+        chance = generator(TINY.seed, "start", "epoch", epoch, "changes")
+        order = shuffled(COUNT, TINY.seed, "start", "epoch", epoch)
+        for batch in (order[:5], order[5:]):  # phase I's effective batch
+            turned = chance.random(len(batch)) < 0.5
+            seen = jittered(mirrored(pixels[batch], turned), start.jitter, chance)
+            adam.zero_grad()
+            for rows in (np.arange(len(batch))[:3], np.arange(len(batch))[3:]):
+                if not len(rows):
+                    continue
+                prediction = network(torch.from_numpy(seen[rows]))
+                for labels in sets:
+                    target = torch.from_numpy(mirrored(labels[batch], turned)[rows]).float() / 255
+                    loss = f_measure_loss(prediction, target, threshold=0.4, beta=4.0) / 2
+                    (loss * len(rows) / len(batch)).backward(retain_graph=True)
+            adam.step()
+    found = starting_weights(METHODS, workshop)
+    for name, value in network.state_dict().items():
+        # Adam divides by the root of small squares: the order of a sum shows
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+    again = starting_weights(METHODS, workshop)  # read from start.pt
+    for name, value in found.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0)
+
+
+def test_later_networks_begin_with_the_start(workshop):
+    weights = starting_weights(METHODS, workshop)
+    network = fresh_network(TINY.network, None, 9, "left", "round", 1, start=weights)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
+    assert network.training
+
+
+def test_photos_that_methods_agree_on_are_chosen(workshop):
+    """Opinions that are the fusion itself, but for photos 1 and 4."""
+    for index, name in enumerate(workshop.names):
+        fusion = to_bytes(noisy_map(index, 0))
+        write_map(workshop.maps("both") / name, fusion)
+        write_map(workshop.maps("other") / name, 255 - fusion if index in (1, 4) else fusion)
+    chosen = most_agreed(("left", "other"), "both", 4 / 6, workshop)
+    assert chosen.tolist() == [0, 2, 3, 5]
+    assert len(most_agreed(("left",), "both", 0.01, workshop)) == 2  # BatchNorm needs two
+
+
+def test_the_teacher_is_blended_with_the_hand_crafted_fusion(workshop):
+    network = fresh_network(TINY.network, None, 1, "fused")
+    for name in workshop.names:
+        write_map(workshop.maps("both") / name, np.full((50, 40), 200, np.uint8))
+    found = []
+    for share in (0.0, 0.25, 1.0):
+        apart = replace(
+            with_student(workshop, teacher_fusion=share, teacher_crf=False),
+            out=workshop.out / str(share),
+        )
+        for name in workshop.names:
+            write_map(apart.maps("both") / name, np.full((50, 40), 200, np.uint8))
+        write_fused_maps(network, "both", apart)
+        found.append(np.stack([read_map(apart.maps("fused") / name) for name in workshop.names]))
+    alone, blended, fusion = (maps.astype(float) for maps in found)
+    assert (fusion == 200).all()
+    assert np.ptp(alone) > 3
+    assert np.abs(blended - (0.75 * alone + 0.25 * 200)).max() <= 1
