@@ -38,7 +38,13 @@ MAY_IMPORT = {
 
 # inside pipeline, bottom to top: a module imports its own layer and those below
 PIPELINE_LAYERS = [
-    ["pipeline.batch", "pipeline.rng", "pipeline.stats", "pipeline.threads"],
+    [
+        "pipeline.batch",
+        "pipeline.folder_lock",
+        "pipeline.rng",
+        "pipeline.stats",
+        "pipeline.threads",
+    ],
     [
         "pipeline.order",
         "pipeline.readahead",
@@ -78,7 +84,13 @@ HOMES = {
     "matplotlib": ["evaluation/*", "bench/plot.py"],
     "numba": ["pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"],
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
-    "PIL": ["pipeline/sources/*", "evaluation/*", "bench/generated.py", "bench/peers/*"],
+    "PIL": [
+        "pipeline/sources/*",
+        "evaluation/*",
+        "bench/generated.py",
+        "bench/outlines/*",
+        "bench/peers/*",
+    ],
     "rich": [
         *(*ENTRY_POINTS, *SALIENCY_COMMANDS),
         *("pipeline/sources/progress.py", "training/runlog.py"),

@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 
 import click
-import cv2
-import numpy as np
 
 from bench.refused import refusing
 
@@ -31,8 +29,10 @@ def write_outlined(photos: Path, out: Path) -> int:
     """Copy the outlined photos and write a mask, 0 or 255, of each one's size; return how many.
 
     Raises:
-        ValueError: a photo is missing or cannot be decoded, or OUT is not empty.
+        ValueError: a photo is missing or is no picture, or OUT is not empty.
     """
+    from PIL import Image, ImageDraw
+
     outlines = json.loads(_OUTLINES.read_text(encoding="utf-8"))
     missing = [name for name in outlines if not (photos / name).is_file()]
     if missing:
@@ -45,14 +45,20 @@ def write_outlined(photos: Path, out: Path) -> int:
     for part in ("images", "masks"):
         (out / part).mkdir(parents=True)
     for name, polygons in outlines.items():
-        picture = cv2.imread(str(photos / name))
-        if picture is None:
-            raise ValueError(f"{photos / name}: cannot be decoded as a picture")
         shutil.copyfile(photos / name, out / "images" / Path(name).with_suffix(".jpg"))
-        height, width = picture.shape[:2]
-        mask = np.zeros((height, width), np.uint8)
-        for polygon in polygons:  # one by one: together, where two overlap would be left out
-            corners = np.array(polygon) / 100 * (width, height)
-            cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], (255,))
-        cv2.imwrite(str(out / "masks" / Path(name).with_suffix(".png")), mask)
+        mask = Image.new("L", _size(photos / name))
+        for polygon in polygons:
+            corners = [(x / 100 * mask.width, y / 100 * mask.height) for x, y in polygon]
+            ImageDraw.Draw(mask).polygon(corners, fill=255)
+        mask.save(out / "masks" / Path(name).with_suffix(".png"))
     return len(outlines)
+
+
+def _size(photo: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(photo) as picture:
+            return picture.size
+    except OSError as error:
+        raise ValueError(f"{photo}: no picture that Pillow knows") from error

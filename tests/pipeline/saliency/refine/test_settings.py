@@ -68,7 +68,7 @@ def test_settings_change_what_they_name(budget):
         ('phase_one.learning_rates=["a", 1, 2]', "want a list like"),
         ('phase_one.thresholds=["mc", 0.3]', "want a list like"),
         ("phase_one.keep=1", "phase_one.keep must lie in 0..1, below 1, got 1"),
-        ("student.learning_rate=nan", "learning_rate must be above 0"),
+        ("student.learning_rate=nan", "want a value like 0.001"),
         ("phase_one.learning_rates=[1e-3, NaN]", "learning_rates and beta must be above 0"),
         ("phase_one.epochs=0", "phase_one.epochs must be at least 1"),
         ("phase_two.learning_rate=0", "must be above 0"),
