@@ -32,7 +32,7 @@ def small() -> RefineConfig:
         phase_two=PhaseTwoConfig(epochs=8, learning_rate=3e-4, poly_power=0.9, effective_batch=20),
         student=StudentConfig(
             network=StudentNetworkConfig(side=128),
-            epochs=40,
+            epochs=260,
             jitter=0.3,
             share=0.6,
             teacher_fusion=0.5,
