@@ -68,8 +68,8 @@ class PhaseOneConfig:
         _in_unit("phase_one", self, ("other_threshold", "later_threshold"))
         if not 0 <= self.keep < 1:  # at 1, history maps would stay empty
             raise ValueError(f"phase_one.keep must lie in 0..1, below 1, got {self.keep}")
-        rates = [rate for rate in self.learning_rates if not rate > 0]
-        if rates or not (self.learning_rates and self.beta > 0 and self.poly_power >= 0):
+        rates = bool(self.learning_rates) and all(rate > 0 for rate in self.learning_rates)
+        if not (rates and self.beta > 0 and self.poly_power >= 0):
             raise ValueError(
                 "phase_one: learning_rates and beta must be above 0, poly_power not below; got "
                 f"{self.learning_rates}, {self.beta}, {self.poly_power}"

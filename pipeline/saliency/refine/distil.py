@@ -22,7 +22,7 @@ from pipeline.saliency.refine.chance import generator, torch_generator
 from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.photos import read_photos
-from pipeline.saliency.refine.states import load_state, save_state
+from pipeline.saliency.refine.states import load_progress, save_progress
 from pipeline.saliency.refine.u2net import Student
 from pipeline.saliency.refine.updates import half_precision, set_learning_rate, to_device
 from pipeline.saliency.refine.workshop import Workshop
@@ -44,25 +44,15 @@ def distil(workshop: Workshop, teacher: str, photos: Ids) -> Student:
     student = Student(settings.network)
     draw_weights(student, torch_generator(config.seed, STAGE))
     to_device(student.train(), workshop.device)
-    optimizer, done = torch.optim.Adam(student.parameters()), 0
-    if workshop.state(STAGE).is_file():
-        state = load_state(workshop.state(STAGE))
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["epochs"]
+    optimizer = torch.optim.Adam(student.parameters())
+    state = load_progress(workshop.state(STAGE), student, optimizer)
+    done = 0 if state is None else state["epochs"]
     with workshop.report(STAGE, settings.epochs - done) as tick:
         for epoch in range(done, settings.epochs):
             rate, power = settings.learning_rate, settings.poly_power
             set_learning_rate(optimizer, rate, epoch, settings.epochs, power)
             _run_epoch(student, optimizer, pixels, targets, epoch, workshop)
-            save_state(
-                workshop.state(STAGE),
-                {
-                    "student": student.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "epochs": epoch + 1,
-                },
-            )
+            save_progress(workshop.state(STAGE), student, optimizer, epoch + 1)
             tick()
     return student
 

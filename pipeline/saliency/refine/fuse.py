@@ -40,7 +40,7 @@ def fuse(label_sets: Sequence[Bytes], workshop: Workshop) -> SaliencyNetwork:
         jitter=None,
     )
     thresholds = [phase.threshold] * len(label_sets)
-    learn_jointly(network, label_sets, thresholds, schedule, STAGE, workshop)
+    learn_jointly(network, lambda: label_sets, thresholds, schedule, STAGE, workshop)
     return network
 
 

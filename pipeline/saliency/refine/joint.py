@@ -8,7 +8,7 @@ Shapes: N photos, E of an effective batch, s sides of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from pipeline.saliency.refine.chance import generator, shuffled
 from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.network import SaliencyNetwork
 from pipeline.saliency.refine.refine_method import as_targets
-from pipeline.saliency.refine.states import load_state, save_state
+from pipeline.saliency.refine.states import load_progress, load_state, save_progress, save_state
 from pipeline.saliency.refine.updates import set_learning_rate, split, to_device, update
 from pipeline.saliency.refine.workshop import Workshop
 
@@ -40,7 +40,7 @@ class Schedule:
 
 def learn_jointly(
     network: SaliencyNetwork,
-    label_sets: Sequence[Bytes],
+    label_sets: Callable[[], Sequence[Bytes]],
     thresholds: Sequence[float],
     schedule: Schedule,
     stage: str,
@@ -49,7 +49,7 @@ def learn_jointly(
     """Train a network, or go on with it, and leave it in OUT/STAGE.pt; read it if it is there.
 
     The loss is the mean over the sets, each uint8 [N, s, s], of one minus the F-measure at its
-    threshold.
+    threshold. Sets are asked for only if there is something to train.
 
     Raises:
         ValueError: a state is damaged, or the loss became infinite.
@@ -60,25 +60,16 @@ def learn_jointly(
         network.load_state_dict(load_state(complete)["network"])
         workshop.state(stage).unlink(missing_ok=True)
         return
-    optimizer, done = torch.optim.Adam(network.parameters()), 0
-    if workshop.state(stage).is_file():
-        state = load_state(workshop.state(stage))
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["epochs"]
+    sets = label_sets()
+    optimizer = torch.optim.Adam(network.parameters())
+    state = load_progress(workshop.state(stage), network, optimizer)
+    done = 0 if state is None else state["epochs"]
     with workshop.report(stage, schedule.epochs - done) as tick:
         for epoch in range(done, schedule.epochs):
             rate, power = schedule.learning_rate, schedule.poly_power
             set_learning_rate(optimizer, rate, epoch, schedule.epochs, power)
-            _run_epoch(network, optimizer, label_sets, thresholds, schedule, stage, epoch, workshop)
-            save_state(
-                workshop.state(stage),
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "epochs": epoch + 1,
-                },
-            )
+            _run_epoch(network, optimizer, sets, thresholds, schedule, stage, epoch, workshop)
+            save_progress(workshop.state(stage), network, optimizer, epoch + 1)
             tick()
     save_state(complete, {"network": network.state_dict()})
     workshop.state(stage).unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.history import History
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map
-from pipeline.saliency.refine.states import load_state, save_state
+from pipeline.saliency.refine.states import load_progress, save_progress
 from pipeline.saliency.refine.updates import set_learning_rate, split, to_device, update
 from pipeline.saliency.refine.workshop import Workshop
 
@@ -57,10 +57,8 @@ def _run_round(method: str, number: int, labels: Bytes, workshop: Workshop) -> F
     to_device(network, workshop.device)
     optimizer = torch.optim.Adam(network.parameters())
     maps, done = np.zeros(labels.shape, np.float32), 0
-    if workshop.state(stage).is_file():
-        state = load_state(workshop.state(stage))
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
+    state = load_progress(workshop.state(stage), network, optimizer)
+    if state is not None:
         maps, done = state["maps"].numpy(), state["epochs"]
     history = History(maps, phase.keep, workshop.crf, workshop.pool)
     threshold = phase.threshold(method, number)
@@ -78,15 +76,8 @@ def _run_round(method: str, number: int, labels: Bytes, workshop: Workshop) -> F
                 predictions = update(network, optimizer, pixels, ids, config.batch_size, loss_of)
                 history.update(ids, pixels[ids], predictions)
             history.finish()
-            save_state(
-                workshop.state(stage),
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "maps": torch.from_numpy(maps),
-                    "epochs": epoch + 1,
-                },
-            )
+            kept = torch.from_numpy(maps)
+            save_progress(workshop.state(stage), network, optimizer, epoch + 1, maps=kept)
             tick()
     if phase.correct_history:
         maps = (maps / np.float32(1 - phase.keep**phase.epochs)).clip(0, 1)

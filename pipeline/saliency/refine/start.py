@@ -13,7 +13,6 @@ from torch import Tensor
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.joint import Schedule, learn_jointly
 from pipeline.saliency.refine.maps import read_maps
-from pipeline.saliency.refine.states import load_state
 from pipeline.saliency.refine.workshop import Workshop
 
 STAGE = "start"
@@ -28,13 +27,11 @@ def starting_weights(methods: Sequence[str], workshop: Workshop) -> dict[str, Te
     config, start = workshop.config, workshop.config.start
     if start.epochs == 0:
         return None
-    if (workshop.out / f"{STAGE}.pt").is_file():  # before all maps are read
-        return dict(load_state(workshop.out / f"{STAGE}.pt")["network"])
     network = fresh_network(config.network, workshop.encoder, config.seed, STAGE)
     size, names = config.network.size, workshop.names
     learn_jointly(
         network,
-        [read_maps(workshop.maps(method), names, size) for method in methods],
+        lambda: [read_maps(workshop.maps(method), names, size) for method in methods],
         [config.phase_one.threshold(method, 1) for method in methods],
         Schedule(
             epochs=start.epochs,

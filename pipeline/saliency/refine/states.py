@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def save_state(path: Path, content: Mapping[str, Any]) -> None:
@@ -45,3 +46,27 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, no state")
     return content
+
+
+def save_progress(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, **more: Any
+) -> None:
+    """Write what a stage goes on from after so many epochs; see `load_progress`."""
+    states = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    save_state(path, states | {"epochs": epochs} | more)
+
+
+def load_progress(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Bring network and optimizer to where they were, and return the state; None: there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    state = load_state(path)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state

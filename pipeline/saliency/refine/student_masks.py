@@ -54,9 +54,9 @@ def student_masks(path: Path) -> StudentMasks:
 
 
 def mask_by(path: Path, picture: Bytes) -> Bytes:
-    """Return the mask, uint8 [h, h], of a picture, uint8 [H, W, 3], by a student.pt; in one thread.
+    """Return the mask, uint8 [128, 128], of a picture, uint8 [H, W, 3]; in one thread.
 
-    Each process reads the file once.
+    Each process reads the student.pt once.
 
     Raises:
         ValueError: the file is missing, damaged, or no student.

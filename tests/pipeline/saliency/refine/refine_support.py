@@ -1,10 +1,12 @@
 """A training of masks in seconds: generated pictures, stand-in methods, tiny networks."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import cv2
 import numpy as np
+import torch
 
 from pipeline.saliency.refine.config import (
     PhaseOneConfig,
@@ -14,8 +16,11 @@ from pipeline.saliency.refine.config import (
     StudentConfig,
 )
 from pipeline.saliency.refine.handcrafted import HandCrafted
+from pipeline.saliency.refine.maps import to_bytes, write_map
 from pipeline.saliency.refine.network import NetworkConfig
+from pipeline.saliency.refine.photos import read_photos
 from pipeline.saliency.refine.u2net import StudentNetworkConfig
+from pipeline.saliency.refine.workshop import Workshop
 from pipeline.sources.demo import list_demo, render
 from pipeline.sources.pixels import read_within
 
@@ -88,3 +93,22 @@ def iou(salient: np.ndarray, truth: np.ndarray) -> float:
     """Of masks of 0..255 cut in the middle."""
     ours, theirs = salient > 127, truth > 127
     return float((ours & theirs).sum() / max((ours | theirs).sum(), 1))
+
+
+@contextmanager
+def workshop_with(out, count: int, methods: tuple[str, ...]):
+    """A workshop of TINY in a folder, with the noisy maps of each kind as those of `methods`."""
+    with ThreadPoolExecutor(1) as pool:
+        made = Workshop(
+            photos=read_photos(demo_records(count), TINY.network.size, pool, lambda: None),
+            config=TINY,
+            encoder=None,
+            device=torch.device("cpu"),
+            pool=pool,
+            out=out,
+            report=silent,
+        )
+        for index, name in enumerate(made.names):
+            for kind, method in enumerate(methods):
+                write_map(made.maps(method) / name, to_bytes(noisy_map(index, kind)))
+        yield made

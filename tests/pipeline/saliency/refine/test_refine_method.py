@@ -15,29 +15,15 @@ from pipeline.saliency.refine.fuse import fuse
 from pipeline.saliency.refine.history import History
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.maps import read_map, read_maps, to_bytes, write_map
-from pipeline.saliency.refine.photos import read_photos
 from pipeline.saliency.refine.refine_method import refine_method
-from pipeline.saliency.refine.workshop import Workshop
-from tests.pipeline.saliency.refine.refine_support import TINY, demo_records, noisy_map, silent
+from tests.pipeline.saliency.refine.refine_support import TINY, noisy_map, workshop_with
 
 COUNT, SIZE = 6, TINY.network.size
 
 
 @pytest.fixture
 def workshop(tmp_path):
-    with ThreadPoolExecutor(1) as pool:
-        photos = read_photos(demo_records(COUNT), SIZE, pool, lambda: None)
-        made = Workshop(
-            photos=photos,
-            config=TINY,
-            encoder=None,
-            device=torch.device("cpu"),
-            pool=pool,
-            out=tmp_path,
-            report=silent,
-        )
-        for index, name in enumerate(photos.names):
-            write_map(made.maps("left") / name, to_bytes(noisy_map(index, 0)))
+    with workshop_with(tmp_path, COUNT, ("left",)) as made:
         yield made
 
 

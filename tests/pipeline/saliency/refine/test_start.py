@@ -1,6 +1,5 @@
 """Where networks start without an encoder, which photos teach the student, and by what maps."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
@@ -16,10 +15,8 @@ from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.fuse import write_fused_maps
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.maps import read_map, to_bytes, write_map
-from pipeline.saliency.refine.photos import read_photos
 from pipeline.saliency.refine.start import starting_weights
-from pipeline.saliency.refine.workshop import Workshop
-from tests.pipeline.saliency.refine.refine_support import TINY, demo_records, noisy_map, silent
+from tests.pipeline.saliency.refine.refine_support import TINY, noisy_map, workshop_with
 
 COUNT, SIZE = 6, TINY.network.size
 METHODS = ("left", "right")
@@ -27,19 +24,7 @@ METHODS = ("left", "right")
 
 @pytest.fixture
 def workshop(tmp_path):
-    with ThreadPoolExecutor(1) as pool:
-        made = Workshop(
-            photos=read_photos(demo_records(COUNT), SIZE, pool, lambda: None),
-            config=TINY,
-            encoder=None,
-            device=torch.device("cpu"),
-            pool=pool,
-            out=tmp_path,
-            report=silent,
-        )
-        for index, name in enumerate(made.names):
-            for kind, method in enumerate(METHODS):
-                write_map(made.maps(method) / name, to_bytes(noisy_map(index, kind)))
+    with workshop_with(tmp_path, COUNT, METHODS) as made:
         yield made
 
 
