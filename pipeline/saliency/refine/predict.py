@@ -12,9 +12,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from pipeline.batch import Floats
+from pipeline.saliency.refine.crf_pool import crf_pool
 from pipeline.saliency.refine.maps import write_map
 from pipeline.saliency.refine.predictor import Predictor
 from pipeline.sources.pixels import UprightPicture, as_in_file, read_square
@@ -40,9 +40,7 @@ def predict_masks(
         OSError: a mask cannot be written.
     """
     waiting = iter([records[i : i + batch_size] for i in range(0, len(records), batch_size)])
-    pool = ThreadPoolExecutor(threads)
-    blas = threadpool_limits(1, user_api="blas")  # the CRF runs in threads of the pool
-    try:
+    with crf_pool(threads) as pool:
         reading: deque[_Reading] = deque()
         writing: deque[_Writing] = deque()
         for part in waiting:
@@ -53,9 +51,6 @@ def predict_masks(
             yield from _predict(reading.popleft(), predictor, out, pool, writing)
         while writing:
             yield from _written(writing.popleft())
-    finally:
-        blas.restore_original_limits()
-        pool.shutdown(cancel_futures=True)
 
 
 def _predict(

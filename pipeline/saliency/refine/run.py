@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from pipeline.batch import Ids
 from pipeline.folder_lock import locked
 from pipeline.saliency.refine.agreement import most_agreed
 from pipeline.saliency.refine.config import RefineConfig
+from pipeline.saliency.refine.crf_pool import crf_pool
 from pipeline.saliency.refine.distil import STAGE as STUDENT
 from pipeline.saliency.refine.distil import distil
 from pipeline.saliency.refine.fuse import STAGE as FUSED
@@ -80,8 +78,7 @@ def train_masks(
     if methods.fusion is None and needs_fusion(config):
         raise ValueError("student.share and student.teacher_fusion need a hand-crafted fusion")
     config = dataclasses.replace(config, network=fitted(config.network, encoder))
-    # one thread of BLAS, because CRFs run in threads of the pool: 35 ms each, 230 with two
-    with locked(out), threadpool_limits(1, user_api="blas"), _pool(threads) as pool:
+    with locked(out), crf_pool(threads) as pool:
         with report("photos", len(records)) as tick:
             photos = read_photos(records, config.network.size, pool, tick)
         if len(photos) < 2:
@@ -113,15 +110,6 @@ def train_masks(
         num_photos=len(photos),
         bad=photos.bad,
     )
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)  # of an epoch that was interrupted, thousands may wait
 
 
 def needs_fusion(config: RefineConfig) -> bool:
@@ -172,13 +160,12 @@ def _digest(encoder: Encoder) -> str:
 
 
 def _start(out: Path, plan: Mapping[str, Any]) -> None:
-    """Note the plan in a new folder; in another, see that it is the same."""
+    """Note the plan in an empty folder; in another, see that it is the same."""
     path = out / "config.json"
     if not path.is_file():
         partial = path.with_name(path.name + ".partial")  # of a start that was killed
-        if out.is_dir() and any(found != partial for found in out.iterdir()):
+        if any(found != partial for found in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no training of masks; choose another")
-        out.mkdir(parents=True, exist_ok=True)
         _write_json(path, plan)
         return
     try:
