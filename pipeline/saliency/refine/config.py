@@ -129,8 +129,10 @@ class StudentConfig:
     share: float = 1.0  # of the photos, those where methods agree most first [OURS]
     teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
+    teacher_cut: bool = False  # and are averaged with a cut, see finish.py [OURS]
     mirrored_test: bool = False  # masks are the mean of two passes, one of the mirrored picture
     crf_test: bool = False  # masks pass the CRF
+    cut_test: bool = False  # and are averaged with a cut
 
     def __post_init__(self) -> None:
         _at_least_one("student", self, ("epochs", "batch_size"))

@@ -1,29 +1,60 @@
-"""What becomes of a student's map before it is a mask: the CRF, as in the test of DeepUSPS.
+"""What becomes of a network's map before it is a mask: the CRF, as in the test of DeepUSPS, a cut.
 
-Shapes: s sides of the student's input, h of its map.
+Each errs in its own places, so the mean of a map, of the map through the CRF and of the cut that
+begins there is better than any of them (max-F 0.750 against 0.726, 0.732 and 0.731 on outlined
+photos, docs/saliency_training.md).
+
+Shapes: H/W sides of a picture, s of the student's input, h of its map.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
+import numpy as np
 
 from pipeline.batch import MASK_GRID, Bytes, Floats
 from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
+from pipeline.saliency.refine.grab_cut import grab_cut
 from pipeline.saliency.refine.maps import to_bytes
 
 
-def finished(picture: Bytes, salient: Floats, crf: CrfConfig | None) -> Bytes:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finish:
+    """What is done to a map: nothing, the CRF, a mean with a cut, or a mean with both."""
+
+    crf: CrfConfig | None = None  # None: there is none
+    cut: bool = False  # begins at what comes out of the CRF, or at the map where there is none
+
+
+def finished(picture: Bytes, salient: Floats, finish: Finish) -> Floats:
+    """Return the finished map, float32 [H, W] in 0..1.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        salient: float32 [H, W] in 0..1.
+    """
+    opinions = [salient]
+    if finish.crf is not None:
+        opinions.append(refine_by_crf(picture, salient, finish.crf))
+    if not finish.cut:
+        return opinions[-1]
+    opinions.append(grab_cut(picture, opinions[-1]))
+    mean: Floats = np.mean(opinions, axis=0, dtype=np.float32)
+    return mean
+
+
+def finished_mask(picture: Bytes, salient: Floats, finish: Finish) -> Bytes:
     """Return the mask, uint8 [128, 128] of 0..255: as many cells as a stored mask has.
 
     Args:
         picture: uint8 [s, s, 3], what the student saw.
         salient: float32 [h, h], its probabilities.
-        crf: None: the map is only brought to the size of masks.
+        finish: done at the size of the mask.
     """
     size = (MASK_GRID, MASK_GRID)
     how = cv2.INTER_AREA if len(salient) > MASK_GRID else cv2.INTER_LINEAR
     resized: Floats = cv2.resize(salient, size, interpolation=how).clip(0, 1)
-    if crf is not None:
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        resized = refine_by_crf(small, resized, crf)
-    return to_bytes(resized)
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return to_bytes(finished(small, resized, finish))

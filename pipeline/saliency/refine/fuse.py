@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.batch import Bytes, Floats
+from pipeline.saliency.refine.finish import Finish, finished
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.joint import Schedule, learn_jointly
 from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map
@@ -48,12 +49,13 @@ def write_fused_maps(network: SaliencyNetwork, fusion: str | None, workshop: Wor
     """Write the teacher's maps of the photos that have none yet.
 
     They are the network's predictions, blended with the hand-crafted maps of method `fusion` and
-    passed through the CRF, if so set.
+    finished, as is set.
 
     Raises:
         ValueError: a hand-crafted map is missing or damaged.
     """
-    settings = workshop.config.student
+    config, settings = workshop.config, workshop.config.student
+    finish = Finish(crf=config.crf if settings.teacher_crf else None, cut=settings.teacher_cut)
     missing = set(missing_maps(workshop.maps(STAGE), workshop.names))
     ids = np.array([i for i, name in enumerate(workshop.names) if name in missing], np.int64)
 
@@ -63,8 +65,7 @@ def write_fused_maps(network: SaliencyNetwork, fusion: str | None, workshop: Wor
             own = read_maps(workshop.maps(fusion), [name], len(salient))[0]
             share = np.float32(settings.teacher_fusion)
             salient = (1 - share) * salient + share * (own.astype(np.float32) / 255)
-        if settings.teacher_crf:
-            salient = workshop.crf(workshop.photos.pixels[row], salient)
+        salient = finished(workshop.photos.pixels[row], salient, finish)
         write_map(workshop.maps(STAGE) / name, to_bytes(salient))
 
     with workshop.report("fused maps", len(ids)) as tick:

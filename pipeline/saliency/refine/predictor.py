@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.batch import Bytes, Floats
 from pipeline.saliency.refine.crf import CrfConfig
-from pipeline.saliency.refine.finish import finished
+from pipeline.saliency.refine.finish import Finish, finished_mask
 from pipeline.saliency.refine.states import load_state, save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig, Unit
 from pipeline.saliency.refine.updates import half_precision, to_device
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class MaskSettings:
     """What is done beside one pass of the student to make a mask."""
 
     mirrored: bool = False  # the map is the mean with that of the mirrored picture, mirrored back
-    crf: CrfConfig | None = None  # that maps pass; None: they do not
+    finish: Finish = field(default_factory=Finish)
 
 
 class Predictor:
@@ -69,7 +69,7 @@ class Predictor:
 
     def finished(self, picture: Bytes, salient: Floats) -> Bytes:
         """Return the mask, uint8 [128, 128], of one picture and its map; needs no GPU."""
-        return finished(picture, salient, self._mask_settings.crf)
+        return finished_mask(picture, salient, self._mask_settings.finish)
 
 
 def save_student(
@@ -102,9 +102,11 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
         )
     student = Student(StudentNetworkConfig(**state["network"]))
     student.load_state_dict(state["state_dict"])
-    crf = state["mask_settings"]["crf"]
+    settings = state["mask_settings"]
+    crf, cut = settings["finish"]["crf"], settings["finish"]["cut"]
     mask_settings = MaskSettings(
-        mirrored=state["mask_settings"]["mirrored"], crf=None if crf is None else CrfConfig(**crf)
+        mirrored=settings["mirrored"],
+        finish=Finish(crf=None if crf is None else CrfConfig(**crf), cut=cut),
     )
     return Predictor(student, mask_settings, state["description"], device)
 

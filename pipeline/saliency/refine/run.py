@@ -24,6 +24,7 @@ from pipeline.saliency.refine.config import RefineConfig
 from pipeline.saliency.refine.crf_pool import crf_pool
 from pipeline.saliency.refine.distil import STAGE as STUDENT
 from pipeline.saliency.refine.distil import distil
+from pipeline.saliency.refine.finish import Finish
 from pipeline.saliency.refine.fuse import STAGE as FUSED
 from pipeline.saliency.refine.fuse import fuse, write_fused_maps
 from pipeline.saliency.refine.handcrafted import HandCrafted, write_handcrafted_maps
@@ -99,7 +100,8 @@ def train_masks(
         if not student.is_file():
             settings = config.student
             mask_settings = MaskSettings(
-                mirrored=settings.mirrored_test, crf=config.crf if settings.crf_test else None
+                mirrored=settings.mirrored_test,
+                finish=Finish(crf=config.crf if settings.crf_test else None, cut=settings.cut_test),
             )
             save_student(student, _run(methods, workshop), mask_settings, facts)
         workshop.state(STUDENT).unlink(missing_ok=True)

@@ -41,6 +41,7 @@ TINY = RefineConfig(
         teacher_fusion=0.5,
         mirrored_test=True,
         crf_test=True,
+        cut_test=True,
     ),
 )
 

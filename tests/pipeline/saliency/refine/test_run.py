@@ -218,7 +218,8 @@ def test_what_a_stage_makes_is_what_the_next_one_gets(tmp_path, monkeypatch):
     assert len(photos) == 4 < COUNT  # a share of 0.7
     assert blended == ["both"]
     content = torch.load(trained.student, weights_only=True)
-    assert content["mask_settings"] == {"mirrored": True, "crf": asdict(TINY.crf)}
+    finish = {"crf": asdict(TINY.crf), "cut": True}
+    assert content["mask_settings"] == {"mirrored": True, "finish": finish}
 
 
 def test_the_start_begins_with_the_encoder(tmp_path):

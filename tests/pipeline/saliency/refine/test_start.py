@@ -12,6 +12,7 @@ from pipeline.saliency.refine.augment import jittered, mirrored
 from pipeline.saliency.refine.chance import generator, shuffled
 from pipeline.saliency.refine.config import StartConfig
 from pipeline.saliency.refine.f_loss import f_measure_loss
+from pipeline.saliency.refine.finish import Finish, finished
 from pipeline.saliency.refine.fuse import write_fused_maps
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.maps import read_map, to_bytes, write_map
@@ -112,3 +113,26 @@ def test_the_teacher_is_blended_with_the_hand_crafted_fusion(workshop):
     assert (fusion == 200).all()
     assert np.ptp(alone) > 3
     assert np.abs(blended - (0.75 * alone + 0.25 * 200)).max() <= 1
+
+
+@pytest.mark.parametrize(("crf", "cut"), [(True, False), (True, True), (False, True)])
+def test_the_teachers_maps_are_finished_as_is_set(workshop, crf, cut):
+    network = fresh_network(TINY.network, None, 1, "fused")
+    plain = replace(
+        with_student(workshop, teacher_fusion=0.0, teacher_crf=False), out=workshop.out / "plain"
+    )
+    other = replace(
+        with_student(workshop, teacher_fusion=0.0, teacher_crf=crf, teacher_cut=cut),
+        out=workshop.out / "other",
+    )
+    for apart in (plain, other):
+        write_fused_maps(network, None, apart)
+    finish = Finish(crf=TINY.crf if crf else None, cut=cut)
+    moved = 0.0
+    for name, picture in zip(workshop.names, workshop.photos.pixels, strict=True):
+        own = read_map(plain.maps("fused") / name).astype(np.float32) / 255
+        wanted = 255 * finished(picture, own, finish)
+        found = read_map(other.maps("fused") / name).astype(float)
+        assert np.median(np.abs(found - wanted)) <= 1  # of a map that was rounded before
+        moved = max(moved, float(np.abs(found - 255 * own).max()))
+    assert moved > 20

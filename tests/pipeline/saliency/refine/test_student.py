@@ -8,6 +8,7 @@ import torch
 from pipeline.saliency.refine.chance import torch_generator
 from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
 from pipeline.saliency.refine.distil import distillation_loss
+from pipeline.saliency.refine.finish import Finish
 from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.predictor import (
     MaskSettings,
@@ -89,7 +90,7 @@ def test_a_mirrored_test_makes_mirrored_masks_of_mirrored_pictures():
 def test_masks_pass_the_crf_at_their_own_size():
     seen, crf = pictures(1, 256), CrfConfig()
     seen[0, 40:200, 60:180] = (200, 30, 30)
-    predictor = Predictor(drawn(TINY).eval(), MaskSettings(crf=crf), {}, CPU)
+    predictor = Predictor(drawn(TINY).eval(), MaskSettings(finish=Finish(crf=crf)), {}, CPU)
     salient = predictor.probabilities(seen)[0]
     small = cv2.resize(seen[0], (128, 128), interpolation=cv2.INTER_AREA)
     wanted = refine_by_crf(small, salient, crf)
@@ -108,7 +109,7 @@ def test_masks_are_not_stretched_picture_by_picture():
 def test_a_saved_student_is_read_back(tmp_path):
     student, mask_settings = (
         drawn(TINY).eval(),
-        MaskSettings(mirrored=True, crf=CrfConfig(iterations=2)),
+        MaskSettings(mirrored=True, finish=Finish(crf=CrfConfig(iterations=2), cut=True)),
     )
     save_student(tmp_path / "student.pt", student, mask_settings, {"labels_involved": False})
     predictor = load_predictor(tmp_path / "student.pt", CPU)
@@ -123,14 +124,14 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     save_state(other, {"state_dict": {}})
     damaged.write_bytes(b"PK\x03\x04 nothing")
     later_content = {key: {} for key in ("description", "network", "mask_settings", "state_dict")}
-    save_state(later, later_content | {"format": 3})
+    save_state(later, later_content | {"format": 4})
     del later_content["mask_settings"]
     save_state(earlier, later_content | {"format": 1})
     for path, reason in (
         (other, "holds no student"),
         (damaged, "damaged"),
-        (later, "format 3, this version reads 2; train it again"),
-        (earlier, "format 1, this version reads 2; train it again"),
+        (later, "format 4, this version reads 3; train it again"),
+        (earlier, "format 1, this version reads 3; train it again"),
         (tmp_path / "missing.pt", "No such file"),
     ):
         with pytest.raises(ValueError, match=reason):

@@ -1,0 +1,103 @@
+"""The cut by colour models, and the mean that a mask is."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
+from pipeline.saliency.refine.finish import Finish, finished, finished_mask
+from pipeline.saliency.refine.grab_cut import grab_cut
+
+CRF = CrfConfig()
+
+
+def scene(noise: int = 25) -> tuple[np.ndarray, np.ndarray]:
+    """An orange ring on grass, with noise, and where it is: a shape that no blob has."""
+    rows, columns = np.mgrid[:64, :64]
+    radius = np.hypot(rows - 30, columns - 34)
+    ring = (radius > 8) & (radius < 20)
+    picture = np.where(ring[..., None], (220, 120, 40), (60, 130, 60)).astype(np.int16)
+    picture += np.random.default_rng(0).integers(-noise, noise + 1, picture.shape)
+    return picture.clip(0, 255).astype(np.uint8), ring
+
+
+def blob() -> np.ndarray:
+    """A rough map of the ring: a disc beside its middle, 0.2 to 0.8."""
+    rows, columns = np.mgrid[:64, :64]
+    return np.where(np.hypot(rows - 27, columns - 38) < 18, 0.8, 0.2).astype(np.float32)
+
+
+def test_a_cut_finds_the_object_that_a_rough_map_points_at():
+    picture, ring = scene()
+    rough = (blob() > 0.5) != ring
+    assert rough.mean() > 0.14  # else there would be nothing to find
+    cut = grab_cut(picture, blob())
+    assert cut.dtype == np.float32
+    assert set(np.unique(cut)) == {0.0, 1.0}
+    assert ((cut > 0.5) != ring).mean() < 0.02
+
+
+def test_a_cut_is_the_same_in_any_thread_and_at_any_time():
+    picture, _ = scene(noise=40)
+    first = grab_cut(picture, blob())
+    with ThreadPoolExecutor(3) as pool:
+        others = list(pool.map(lambda _: grab_cut(picture, blob()), range(12)))
+    assert 0.05 < first.mean() < 0.95
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+def test_where_one_side_has_hardly_a_pixel_a_cut_is_the_map(level):
+    picture, _ = scene()
+    salient = np.full((64, 64), level, np.float32)
+    salient[0, :15] = 1 - level
+    np.testing.assert_array_equal(grab_cut(picture, salient), salient > 0.5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    arrays.arrays(np.uint8, (12, 16, 3), elements=st.sampled_from([0, 1, 128, 255])),
+    arrays.arrays(np.float32, (12, 16), elements=st.floats(0, 1, width=32)),
+    st.booleans(),
+    st.booleans(),
+)
+def test_whatever_comes_a_finished_map_lies_in_0_to_1(picture, salient, crf, cut):
+    before = picture.copy(), salient.copy()
+    found = finished(picture, salient, Finish(crf=CRF if crf else None, cut=cut))
+    assert found.shape == (12, 16)
+    assert found.dtype == np.float32
+    assert found.min() >= 0
+    assert found.max() <= 1
+    np.testing.assert_array_equal(picture, before[0])
+    np.testing.assert_array_equal(salient, before[1])
+
+
+def test_a_finished_map_is_the_mean_of_the_opinions():
+    picture, _ = scene(noise=60)
+    salient = blob()
+    sharp = refine_by_crf(picture, salient, CRF)
+    own, later = grab_cut(picture, salient), grab_cut(picture, sharp)
+    for finish, wanted in (
+        (Finish(), salient),
+        (Finish(crf=CRF), sharp),
+        (Finish(cut=True), (salient + own) / 2),
+        (Finish(crf=CRF, cut=True), (salient + sharp + later) / 3),
+    ):
+        np.testing.assert_allclose(finished(picture, salient, finish), wanted, atol=1e-6)
+    assert np.abs(own - salient).max() > 0.5  # else the cases would be one
+
+
+def test_a_mask_is_finished_at_its_own_size():
+    picture, ring = scene()
+    large = picture.repeat(4, axis=0).repeat(4, axis=1)
+    finish = Finish(crf=CRF, cut=True)
+    mask = finished_mask(large, blob(), finish)
+    assert mask.shape == (128, 128)
+    assert mask.dtype == np.uint8
+    truth = ring.repeat(2, axis=0).repeat(2, axis=1)
+    assert ((mask > 127) != truth).mean() < 0.05
