@@ -92,7 +92,7 @@ def sheet_command(
 
 
 def map_folders(path: Path) -> Iterator[tuple[str, Path]]:
-    """Name the folders of maps: that one, or of a training the last round of each method.
+    """Name the folders of maps: that one, or a training's last round of each method, then fused.
 
     Raises:
         ValueError: there is no such folder.
@@ -105,9 +105,11 @@ def map_folders(path: Path) -> Iterator[tuple[str, Path]]:
     last: dict[str, Path] = {}
     for folder in sorted((path / "maps").iterdir(), key=lambda one: (len(one.name), one.name)):
         method, _, number = folder.name.partition("-round")
-        if number or method == "fused":
+        if number:
             last[method] = folder
-    yield from ((folder.name, folder) for folder in last.values())
+    fused = path / "maps" / "fused"
+    folders = [*last.values(), fused] if fused.is_dir() else last.values()
+    yield from ((folder.name, folder) for folder in folders)
 
 
 def make_row(record: Record, shown: _Shown) -> SheetRow:

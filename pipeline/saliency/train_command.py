@@ -16,7 +16,7 @@ from pipeline.saliency.methods import FUSION, estimate_all, named_methods
 from pipeline.saliency.refine.handcrafted import HandCrafted
 from pipeline.saliency.refine.initial import read_encoder
 from pipeline.saliency.refine.presets import BUDGETS, TEACHERS
-from pipeline.saliency.refine.run import needs_fusion, train_masks
+from pipeline.saliency.refine.run import train_masks
 from pipeline.saliency.refine.settings import apply_settings
 from pipeline.sources import list_records
 
@@ -70,7 +70,7 @@ def train_command(
     with refusing():
         names = TEACHERS[budget] if methods is None else named_methods(methods)
         config = apply_settings(BUDGETS[budget](), settings)
-        fusion = FUSION if needs_fusion(config) else None
+        fusion = FUSION if config.student.teacher_fusion > 0 else None
         trained = train_masks(
             list_records(photos, limit=limit).records,
             HandCrafted(names=names, estimate=estimator(names, fusion), fusion=fusion),

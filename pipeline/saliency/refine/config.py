@@ -126,7 +126,6 @@ class StudentConfig:
     batch_size: int = 12  # U2-Net [SRC]
     crop: float = 0.9  # of the side that is trained on: U2-Net's 288 of 320 [SRC]
     jitter: float = 0.0  # of brightness, contrast and colours, 0..1 (augment.py); U2-Net: none
-    share: float = 1.0  # of the photos, those where methods agree most first [OURS]
     teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
     teacher_cut: bool = False  # and are averaged with a cut, see finish.py [OURS]
@@ -139,8 +138,6 @@ class StudentConfig:
         if self.batch_size < 2:
             raise ValueError(f"student.batch_size must be at least 2, got {self.batch_size}")
         _in_unit("student", self, ("jitter", "teacher_fusion"))
-        if not 0 < self.share <= 1:
-            raise ValueError(f"student.share must lie in (0, 1], got {self.share}")
         if not 0.5 <= self.crop <= 1:
             raise ValueError(f"student.crop must lie in 0.5..1, got {self.crop}")
         if not (self.learning_rate > 0 and self.poly_power >= 0):

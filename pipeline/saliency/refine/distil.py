@@ -30,8 +30,8 @@ from pipeline.saliency.refine.workshop import Workshop
 STAGE = "student"
 
 
-def distil(workshop: Workshop, teacher: str, photos: Ids) -> Student:
-    """Return a student that has learned the maps of stage `teacher`, of the photos given.
+def distil(workshop: Workshop, teacher: str) -> Student:
+    """Return a student that has learned the maps of stage `teacher`.
 
     Training goes on after the last complete epoch when it was interrupted.
 
@@ -40,7 +40,7 @@ def distil(workshop: Workshop, teacher: str, photos: Ids) -> Student:
             infinite.
     """
     config, settings = workshop.config, workshop.config.student
-    pixels, targets = _read(workshop, teacher, photos)
+    pixels, targets = _read(workshop, teacher)
     student = Student(settings.network)
     draw_weights(student, torch_generator(config.seed, STAGE))
     to_device(student.train(), workshop.device)
@@ -117,10 +117,10 @@ def _cut(
     return cut(pixels), cut(targets)
 
 
-def _read(workshop: Workshop, teacher: str, chosen: Ids) -> tuple[Bytes, Bytes]:
+def _read(workshop: Workshop, teacher: str) -> tuple[Bytes, Bytes]:
     """Photos and targets at the student's size: uint8 [N, s, s, 3] and [N, s, s]."""
     side = workshop.config.student.network.side
-    records = [workshop.photos.records[i] for i in chosen]
+    records = workshop.photos.records
     with workshop.report("photos for the student", len(records)) as tick:
         photos = read_photos(records, side, workshop.pool, tick)
     if photos.bad:

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from pipeline.batch import Ids
 from pipeline.folder_lock import locked
-from pipeline.saliency.refine.agreement import most_agreed
 from pipeline.saliency.refine.config import RefineConfig
 from pipeline.saliency.refine.crf_pool import crf_pool
 from pipeline.saliency.refine.distil import STAGE as STUDENT
@@ -76,8 +73,8 @@ def train_masks(
     """
     if not methods.names:
         raise ValueError("no hand-crafted method is given; at least one must teach")
-    if methods.fusion is None and needs_fusion(config):
-        raise ValueError("student.share and student.teacher_fusion need a hand-crafted fusion")
+    if methods.fusion is None and config.student.teacher_fusion > 0:
+        raise ValueError("student.teacher_fusion needs a hand-crafted fusion")
     config = dataclasses.replace(config, network=fitted(config.network, encoder))
     with locked(out), crf_pool(threads) as pool:
         with report("photos", len(records)) as tick:
@@ -114,22 +111,13 @@ def train_masks(
     )
 
 
-def needs_fusion(config: RefineConfig) -> bool:
-    """Whether the settings make use of the methods' hand-crafted fusion."""
-    return config.student.share < 1 or config.student.teacher_fusion > 0
-
-
 def _run(methods: HandCrafted, workshop: Workshop) -> Student:
     write_handcrafted_maps(methods, workshop)
     workshop = dataclasses.replace(workshop, start=starting_weights(methods.names, workshop))
     refined = [refine_method(method, workshop) for method in methods.names]
     network = fuse(refined, workshop)
     write_fused_maps(network, methods.fusion, workshop)
-    photos: Ids = np.arange(len(workshop.photos))
-    if workshop.config.student.share < 1 and methods.fusion is not None:
-        share = workshop.config.student.share
-        photos = most_agreed(methods.names, methods.fusion, share, workshop)
-    return distil(workshop, FUSED, photos)
+    return distil(workshop, FUSED)
 
 
 def _plan(

@@ -37,7 +37,6 @@ TINY = RefineConfig(
         epochs=2,
         batch_size=3,
         jitter=0.2,
-        share=0.7,
         teacher_fusion=0.5,
         mirrored_test=True,
         crf_test=True,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.saliency.refine.agreement import most_agreed
 from pipeline.saliency.refine.augment import jittered, mirrored
 from pipeline.saliency.refine.chance import generator, shuffled
 from pipeline.saliency.refine.config import StartConfig
@@ -82,17 +81,6 @@ def test_later_networks_begin_with_the_start(workshop):
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
     assert network.training
-
-
-def test_photos_that_methods_agree_on_are_chosen(workshop):
-    """Opinions that are the fusion itself, but for photos 1 and 4."""
-    for index, name in enumerate(workshop.names):
-        fusion = to_bytes(noisy_map(index, 0))
-        write_map(workshop.maps("both") / name, fusion)
-        write_map(workshop.maps("other") / name, 255 - fusion if index in (1, 4) else fusion)
-    chosen = most_agreed(("left", "other"), "both", 4 / 6, workshop)
-    assert chosen.tolist() == [0, 2, 3, 5]
-    assert len(most_agreed(("left",), "both", 0.01, workshop)) == 2  # BatchNorm needs two
 
 
 def test_the_teacher_is_blended_with_the_hand_crafted_fusion(workshop):
