@@ -27,7 +27,7 @@ _SIDE = 400  # pixels, the longer side that methods see
 _NOTE = (
     "The least sure come first. Confidence: soft intersection over union of the final map with "
     "the map of each hand-crafted method, on average. Coverage and what the quality gate says are "
-    "those of the final map: the last column but for true masks."
+    "those of the final map: the student's, or the fusion's where there is no student."
 )
 
 

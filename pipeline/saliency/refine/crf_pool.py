@@ -1,4 +1,4 @@
-"""Threads that pass maps through the CRF, among other work."""
+"""Threads that finish maps, by the CRF and the cut, among other work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import cv2
 from threadpoolctl import threadpool_limits
 
 
@@ -13,11 +14,24 @@ from threadpoolctl import threadpool_limits
 def crf_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Give a pool whose waiting work is dropped at the end: after an interruption it may be much.
 
-    Meanwhile BLAS has one thread: a CRF takes 35 ms, and 230 where each takes all of two cores.
+    Meanwhile BLAS and OpenCV have one thread: a CRF takes 35 ms, and 230 where each takes all of
+    two cores.
     """
     pool = ThreadPoolExecutor(threads)
     try:
-        with threadpool_limits(1, user_api="blas"):
+        with one_thread_each():
             yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """BLAS, of the CRF, and OpenCV, of the cut, work in the thread that calls them."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        cv2.setNumThreads(threads)

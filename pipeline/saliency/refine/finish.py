@@ -1,7 +1,7 @@
 """What becomes of a network's map before it is a mask: the CRF, as in the test of DeepUSPS, a cut.
 
 Each errs in its own places, so the mean of a map, of the map through the CRF and of the cut that
-begins there is better than any of them (max-F 0.750 against 0.726, 0.732 and 0.731 on outlined
+begins there has a better max-F than any of them (0.750 against 0.726, 0.732 and 0.731 on outlined
 photos, docs/saliency_training.md).
 
 Shapes: H/W sides of a picture, s of the student's input, h of its map.

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.batch import Bytes, Floats
 
-_ITERATIONS = 1  # a second one loses objects: max-F 0.697 instead of 0.720 on outlined photos
+_ITERATIONS = 1  # a second one loses objects: docs/saliency_training.md
 _LEAST = 16  # pixels that either side must have: five Gaussians are fitted to them
 
 

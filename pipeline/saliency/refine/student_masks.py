@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from pipeline.batch import CPU, Bytes
 from pipeline.saliency.gate import GateSettings
 from pipeline.saliency.provenance import MaskMethod
+from pipeline.saliency.refine.crf_pool import one_thread_each
 from pipeline.saliency.refine.predictor import Predictor, load_predictor
 from pipeline.sources.pixels import squared
 
@@ -73,7 +73,7 @@ def _single_threaded() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1, user_api="blas"):  # of the CRF
+        with one_thread_each():
             yield
     finally:
         torch.set_num_threads(threads)

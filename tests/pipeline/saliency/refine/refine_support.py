@@ -38,6 +38,7 @@ TINY = RefineConfig(
         batch_size=3,
         jitter=0.2,
         teacher_fusion=0.5,
+        teacher_cut=True,
         mirrored_test=True,
         crf_test=True,
         cut_test=True,

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
 from pipeline.saliency.refine.finish import Finish, finished, finished_mask
 from pipeline.saliency.refine.grab_cut import grab_cut
+from pipeline.sources.demo import render
 
 CRF = CrfConfig()
 
@@ -31,6 +33,15 @@ def blob() -> np.ndarray:
     return np.where(np.hypot(rows - 27, columns - 38) < 18, 0.8, 0.2).astype(np.float32)
 
 
+def demo_scene(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A generated picture of 96 x 96 with noise, and its true mask, moved and 0.1 to 0.9."""
+    pixels, truth = render("demo", 0, index)[:2]
+    small = cv2.resize(pixels, (96, 96), interpolation=cv2.INTER_AREA).astype(np.int16)
+    small += np.random.default_rng(index).integers(-25, 26, small.shape).astype(np.int16)
+    mask = cv2.resize(truth, (96, 96)).astype(np.float32) / 255
+    return small.clip(0, 255).astype(np.uint8), np.roll(mask, (7, -9), (0, 1)).clip(0.1, 0.9)
+
+
 def test_a_cut_finds_the_object_that_a_rough_map_points_at():
     picture, ring = scene()
     rough = (blob() > 0.5) != ring
@@ -42,13 +53,26 @@ def test_a_cut_finds_the_object_that_a_rough_map_points_at():
 
 
 def test_a_cut_is_the_same_in_any_thread_and_at_any_time():
-    picture, _ = scene(noise=40)
-    first = grab_cut(picture, blob())
-    with ThreadPoolExecutor(3) as pool:
-        others = list(pool.map(lambda _: grab_cut(picture, blob()), range(12)))
-    assert 0.05 < first.mean() < 0.95
-    for other in others:
-        np.testing.assert_array_equal(other, first)
+    """Whatever came before: the models of demo pictures 7 and 11 depend on where k-means begins."""
+    for index in (7, 11):
+        picture, salient = demo_scene(index)
+        first = grab_cut(picture, salient)
+
+        def again(seed: int, picture=picture, salient=salient) -> np.ndarray:
+            cv2.setRNGSeed(seed)
+            return grab_cut(picture, salient)
+
+        def unseeded(seed: int, picture=picture, salient=salient) -> np.ndarray:
+            cv2.setRNGSeed(seed)
+            sides = np.where(salient > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+            models = np.zeros((2, 1, 65))
+            cv2.grabCut(picture, sides, None, models[0], models[1], 1, cv2.GC_INIT_WITH_MASK)
+            return sides
+
+        assert len({unseeded(seed).tobytes() for seed in range(1, 9)}) > 1
+        with ThreadPoolExecutor(3) as pool:
+            for other in pool.map(again, range(1, 13)):
+                np.testing.assert_array_equal(other, first)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
@@ -59,13 +83,34 @@ def test_where_one_side_has_hardly_a_pixel_a_cut_is_the_map(level):
     np.testing.assert_array_equal(grab_cut(picture, salient), salient > 0.5)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    arrays.arrays(np.uint8, (12, 16, 3), elements=st.sampled_from([0, 1, 128, 255])),
-    arrays.arrays(np.float32, (12, 16), elements=st.floats(0, 1, width=32)),
-    st.booleans(),
-    st.booleans(),
-)
+def test_from_16_pixels_on_a_side_is_modelled():
+    picture, ring = scene()
+    salient = np.zeros((64, 64), np.float32)
+    salient[ring & (np.arange(64) == 20)] = 1
+    salient[np.nonzero(salient)[0][:-16]] = 0
+    assert salient.sum() == 16
+    assert (grab_cut(picture, salient) != salient).any()
+
+
+def drawn_maps() -> st.SearchStrategy[np.ndarray]:
+    """Blocks, so that both sides of 0.5 have many pixels more often than not."""
+    blocks = arrays.arrays(
+        np.float32, (3, 4), elements=st.floats(0, 1, width=32), fill=st.nothing()
+    )
+    return blocks.map(lambda values: values.repeat(4, axis=0).repeat(4, axis=1))
+
+
+def drawn_pictures() -> st.SearchStrategy[np.ndarray]:
+    """Of one colour, of few colours, in blocks or pixel by pixel."""
+    levels = st.sampled_from([0, 1, 128, 254, 255])
+    pixels = arrays.arrays(np.uint8, (12, 16, 3), elements=levels, fill=st.nothing())
+    blocks = arrays.arrays(np.uint8, (3, 4, 3), elements=levels, fill=st.nothing())
+    flat = levels.map(lambda level: np.full((12, 16, 3), level, np.uint8))
+    return pixels | blocks.map(lambda b: b.repeat(4, axis=0).repeat(4, axis=1)) | flat
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn_pictures(), drawn_maps(), st.booleans(), st.booleans())
 def test_whatever_comes_a_finished_map_lies_in_0_to_1(picture, salient, crf, cut):
     before = picture.copy(), salient.copy()
     found = finished(picture, salient, Finish(crf=CRF if crf else None, cut=cut))
@@ -78,10 +123,11 @@ def test_whatever_comes_a_finished_map_lies_in_0_to_1(picture, salient, crf, cut
 
 
 def test_a_finished_map_is_the_mean_of_the_opinions():
-    picture, _ = scene(noise=60)
-    salient = blob()
+    picture, salient = demo_scene(11)
     sharp = refine_by_crf(picture, salient, CRF)
     own, later = grab_cut(picture, salient), grab_cut(picture, sharp)
+    assert (own != later).mean() > 0.05  # else it would not matter where the cut begins
+    assert min(own.mean(), later.mean()) > 0.2
     for finish, wanted in (
         (Finish(), salient),
         (Finish(crf=CRF), sharp),
@@ -89,7 +135,6 @@ def test_a_finished_map_is_the_mean_of_the_opinions():
         (Finish(crf=CRF, cut=True), (salient + sharp + later) / 3),
     ):
         np.testing.assert_allclose(finished(picture, salient, finish), wanted, atol=1e-6)
-    assert np.abs(own - salient).max() > 0.5  # else the cases would be one
 
 
 def test_a_mask_is_finished_at_its_own_size():

@@ -21,6 +21,8 @@ def test_the_defaults_are_those_of_the_spec():
     assert config.start.epochs == 0
     assert not one.correct_history
     assert config.student.teacher_fusion == 0.0
+    assert (config.student.teacher_crf, config.student.teacher_cut) == (True, False)
+    assert (config.student.crf_test, config.student.cut_test) == (False, False)
     assert (crf.colour_sigma_xy, crf.colour_sigma_rgb, crf.colour_weight) == (80.0, 13.0, 10.0)
 
 

@@ -1,4 +1,4 @@
-"""Where networks start without an encoder, which photos teach the student, and by what maps."""
+"""Where networks start without an encoder, and by what maps the student is taught."""
 
 from dataclasses import replace
 

@@ -126,12 +126,12 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     later_content = {key: {} for key in ("description", "network", "mask_settings", "state_dict")}
     save_state(later, later_content | {"format": 4})
     del later_content["mask_settings"]
-    save_state(earlier, later_content | {"format": 1})
+    save_state(earlier, later_content | {"format": 2})
     for path, reason in (
         (other, "holds no student"),
         (damaged, "damaged"),
         (later, "format 4, this version reads 3; train it again"),
-        (earlier, "format 1, this version reads 3; train it again"),
+        (earlier, "format 2, this version reads 3; train it again"),
         (tmp_path / "missing.pt", "No such file"),
     ):
         with pytest.raises(ValueError, match=reason):
