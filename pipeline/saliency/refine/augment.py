@@ -1,10 +1,11 @@
-"""Changes of photos while networks learn: mirrored, and other colours.
+"""Changes of photos while networks learn: parts of them, mirrored, and in other colours.
 
 Shapes: B photos, s sides.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from pipeline.batch import Bytes, Floats
@@ -17,6 +18,26 @@ def mirrored(images: Bytes, which: np.ndarray) -> Bytes:
     return turned
 
 
+def cropped(
+    photos: Bytes, maps: Bytes, least: float, chance: np.random.Generator
+) -> tuple[Bytes, Bytes]:
+    """Return a part of each photo [B, s, s, 3] and of its map [B, s, s], half of them mirrored.
+
+    A part is a square of `least` to 1 of the side, anywhere, stretched back to the whole side: what
+    a network learns has the size of what it will see.
+    """
+    side = photos.shape[1]
+    pairs = [
+        _part(photo, salient, least, chance) for photo, salient in zip(photos, maps, strict=True)
+    ]
+    which = chance.random(len(photos)) < 0.5
+    parts, parts_of_maps = (
+        np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR) for one in images])
+        for images in zip(*pairs, strict=True)
+    )
+    return mirrored(parts, which), mirrored(parts_of_maps, which)
+
+
 def jittered(photos: Bytes, strength: float, chance: np.random.Generator) -> Bytes:
     """Return photos, uint8 [B, s, s, 3], in other brightness, contrast, colour, or in gray.
 
@@ -26,6 +47,16 @@ def jittered(photos: Bytes, strength: float, chance: np.random.Generator) -> Byt
     if strength == 0:
         return photos
     return np.stack([_jittered(photo, strength, chance) for photo in photos])
+
+
+def _part(
+    photo: Bytes, salient: Bytes, least: float, chance: np.random.Generator
+) -> tuple[Bytes, Bytes]:
+    side = len(photo)
+    length = round(side * chance.uniform(least, 1))
+    top, left = chance.integers(0, side - length + 1, 2)
+    rows, columns = slice(top, top + length), slice(left, left + length)
+    return photo[rows, columns], salient[rows, columns]
 
 
 def _jittered(photo: Bytes, strength: float, chance: np.random.Generator) -> Bytes:

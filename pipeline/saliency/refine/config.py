@@ -124,7 +124,9 @@ class StudentConfig:
     learning_rate: float = 1e-3  # Adam, U2-Net [SRC]
     poly_power: float = 0.9  # [OURS: U2-Net's rate stays]
     batch_size: int = 12  # U2-Net [SRC]
-    crop: float = 0.9  # of the side that is trained on: U2-Net's 288 of 320 [SRC]
+    crop: float = (
+        0.9  # least part of the side that is seen: U2-Net's 288 of 320 [SRC], stretched [OURS]
+    )
     jitter: float = 0.0  # of brightness, contrast and colours, 0..1 (augment.py); U2-Net: none
     teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]

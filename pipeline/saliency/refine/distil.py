@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.batch import Bytes, Ids
-from pipeline.saliency.refine.augment import jittered
+from pipeline.batch import Bytes
+from pipeline.saliency.refine.augment import cropped, jittered
 from pipeline.saliency.refine.chance import generator, torch_generator
 from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.network import draw_weights
@@ -83,7 +83,7 @@ def _run_epoch(
     order = chance.permutation(len(pixels))
     # batches of nearly equal size: one photo alone would be normalised by itself
     for ids in np.array_split(order, max(1, len(order) // settings.batch_size)):
-        pictures, wanted = _cut(pixels, targets, ids, settings.crop, chance)
+        pictures, wanted = cropped(pixels[ids], targets[ids], settings.crop, chance)
         pictures = jittered(pictures, settings.jitter, chance)
         target = torch.from_numpy(wanted).to(device).float() / 255
         optimizer.zero_grad(set_to_none=True)
@@ -94,27 +94,6 @@ def _run_epoch(
             raise ValueError(f"the loss became {loss.item()}: lower student.learning_rate")
         loss.backward()
         optimizer.step()
-
-
-def _cut(
-    pixels: Bytes, targets: Bytes, ids: Ids, crop: float, chance: np.random.Generator
-) -> tuple[Bytes, Bytes]:
-    """Return crops of photos and targets, the same of both, half of them mirrored."""
-    side = pixels.shape[1]
-    length = round(crop * side)
-    tops, lefts = chance.integers(0, side - length + 1, (2, len(ids)))
-    mirrored = chance.random(len(ids)) < 0.5
-
-    def cut(images: Bytes) -> Bytes:
-        rows = zip(ids, tops, lefts, mirrored, strict=True)
-        return np.stack(
-            [
-                images[i, top : top + length, left : left + length][:, :: -1 if flip else 1]
-                for i, top, left, flip in rows
-            ]
-        )
-
-    return cut(pixels), cut(targets)
 
 
 def _read(workshop: Workshop, teacher: str) -> tuple[Bytes, Bytes]:
