@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.saliency.refine.crf import CrfConfig
+from pipeline.saliency.refine.finish import MOST_LEAN
 from pipeline.saliency.refine.network import NetworkConfig
 from pipeline.saliency.refine.u2net import StudentNetworkConfig
 
@@ -132,6 +133,7 @@ class StudentConfig:
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
     teacher_cut: bool = False  # and are averaged with a cut, see finish.py [OURS]
     mirrored_test: bool = False  # masks are the mean of two passes, one of the mirrored picture
+    lean_test: float = 0.0  # log odds that are added to the student's maps
     crf_test: bool = False  # masks pass the CRF
     cut_test: bool = False  # and are averaged with a cut
 
@@ -140,6 +142,8 @@ class StudentConfig:
         if self.batch_size < 2:
             raise ValueError(f"student.batch_size must be at least 2, got {self.batch_size}")
         _in_unit("student", self, ("jitter", "teacher_fusion"))
+        if not abs(self.lean_test) <= MOST_LEAN:
+            raise ValueError(f"student.lean_test must lie in -5..5, got {self.lean_test}")
         if not 0.5 <= self.crop <= 1:
             raise ValueError(f"student.crop must lie in 0.5..1, got {self.crop}")
         if not (self.learning_rate > 0 and self.poly_power >= 0):

@@ -103,10 +103,10 @@ def load_predictor(path: Path, device: torch.device) -> Predictor:
     student = Student(StudentNetworkConfig(**state["network"]))
     student.load_state_dict(state["state_dict"])
     settings = state["mask_settings"]
-    crf, cut = settings["finish"]["crf"], settings["finish"]["cut"]
+    finish, crf = settings["finish"], settings["finish"]["crf"]
     mask_settings = MaskSettings(
         mirrored=settings["mirrored"],
-        finish=Finish(crf=None if crf is None else CrfConfig(**crf), cut=cut),
+        finish=Finish(**{**finish, "crf": None if crf is None else CrfConfig(**crf)}),
     )
     return Predictor(student, mask_settings, state["description"], device)
 

@@ -32,11 +32,12 @@ def small() -> RefineConfig:
         phase_two=PhaseTwoConfig(epochs=4, learning_rate=3e-4, poly_power=0.9, effective_batch=20),
         student=StudentConfig(
             network=StudentNetworkConfig(side=128),
-            epochs=20,
+            epochs=10,
             jitter=0.3,
             teacher_fusion=0.5,
             teacher_cut=True,
             mirrored_test=True,
+            lean_test=0.75,
             crf_test=True,
             cut_test=True,
         ),

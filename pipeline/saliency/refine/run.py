@@ -98,7 +98,11 @@ def train_masks(
             settings = config.student
             mask_settings = MaskSettings(
                 mirrored=settings.mirrored_test,
-                finish=Finish(crf=config.crf if settings.crf_test else None, cut=settings.cut_test),
+                finish=Finish(
+                    lean=settings.lean_test,
+                    crf=config.crf if settings.crf_test else None,
+                    cut=settings.cut_test,
+                ),
             )
             save_student(student, _run(methods, workshop), mask_settings, facts)
         workshop.state(STUDENT).unlink(missing_ok=True)

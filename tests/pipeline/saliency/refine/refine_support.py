@@ -40,6 +40,7 @@ TINY = RefineConfig(
         teacher_fusion=0.5,
         teacher_cut=True,
         mirrored_test=True,
+        lean_test=0.5,
         crf_test=True,
         cut_test=True,
     ),

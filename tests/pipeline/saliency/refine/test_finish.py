@@ -137,6 +137,26 @@ def test_a_finished_map_is_the_mean_of_the_opinions():
         np.testing.assert_allclose(finished(picture, salient, finish), wanted, atol=1e-6)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-5, 5), st.floats(0, 1, width=32))
+def test_a_lean_adds_to_the_log_odds(lean, value):
+    picture, salient = np.zeros((4, 4, 3), np.uint8), np.full((4, 4), value, np.float32)
+    found = finished(picture, salient, Finish(lean=lean))[0, 0]
+    wanted = 1 / (1 + np.exp(-lean) * (1 - value) / value) if value > 0 else 0.0
+    assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_what_follows_sees_the_map_that_leans():
+    picture, salient = demo_scene(11)
+    leaned = finished(picture, salient, Finish(lean=1.0))
+    assert np.abs(leaned - salient).max() > 0.1
+    own = finished(picture, salient, Finish(lean=1.0, crf=CRF, cut=True))
+    np.testing.assert_allclose(own, finished(picture, leaned, Finish(crf=CRF, cut=True)), atol=1e-5)
+    for lean in (-6.0, float("nan")):
+        with pytest.raises(ValueError, match=f"got {lean}"):
+            Finish(lean=lean)
+
+
 def test_a_mask_is_finished_at_its_own_size():
     picture, ring = scene()
     large = picture.repeat(4, axis=0).repeat(4, axis=1)

@@ -216,7 +216,7 @@ def test_what_a_stage_makes_is_what_the_next_one_gets(tmp_path, monkeypatch):
     assert taught == ["fused"]
     assert blended == ["both"]
     content = torch.load(trained.student, weights_only=True)
-    finish = {"crf": asdict(TINY.crf), "cut": True}
+    finish = {"lean": 0.5, "crf": asdict(TINY.crf), "cut": True}
     assert content["mask_settings"] == {"mirrored": True, "finish": finish}
 
 

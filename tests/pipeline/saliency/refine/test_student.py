@@ -109,7 +109,7 @@ def test_masks_are_not_stretched_picture_by_picture():
 def test_a_saved_student_is_read_back(tmp_path):
     student, mask_settings = (
         drawn(TINY).eval(),
-        MaskSettings(mirrored=True, finish=Finish(crf=CrfConfig(iterations=2), cut=True)),
+        MaskSettings(mirrored=True, finish=Finish(lean=0.7, crf=CrfConfig(iterations=2), cut=True)),
     )
     save_student(tmp_path / "student.pt", student, mask_settings, {"labels_involved": False})
     predictor = load_predictor(tmp_path / "student.pt", CPU)
