@@ -47,10 +47,10 @@ def finished(picture: Bytes, salient: Floats, finish: Finish) -> Floats:
         picture: uint8 [H, W, 3].
         salient: float32 [H, W] in 0..1.
     """
-    leaned = salient
+    leaned: Floats = salient
     if finish.lean:
-        gain = math.exp(finish.lean)
-        leaned = salient * gain / (1 - salient + salient * gain)
+        raised = salient * math.exp(finish.lean)
+        leaned = (raised / (1 - salient + raised)).astype(np.float32)
     opinions = [leaned]
     if finish.crf is not None:
         opinions.append(refine_by_crf(picture, leaned, finish.crf))
