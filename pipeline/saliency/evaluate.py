@@ -19,7 +19,7 @@ from pipeline.saliency.arrays import Flags, Floats
 from pipeline.saliency.gate import Fault, judge
 from pipeline.saliency.labelled import Labelled, read_labelled
 from pipeline.saliency.measures import Measured, Summary, measure, summarise
-from pipeline.saliency.methods import estimate, estimate_all
+from pipeline.saliency.methods import estimate_all
 
 
 class Estimator(Protocol):
@@ -155,7 +155,7 @@ def _prepare(methods: Sequence[str], others: Sequence[Estimator]) -> None:
     """One thread, so that times are those of a core; compile before the first time is taken."""
     cv2.setNumThreads(1)
     if methods:
-        estimate(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+        estimate_all(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     for other in others:
         other.prepare()
 

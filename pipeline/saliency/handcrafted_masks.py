@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from pipeline.batch import Bytes
 from pipeline.saliency.gate import GateSettings
-from pipeline.saliency.methods import check_methods, estimate
+from pipeline.saliency.methods import FINISH, FINISHED, check_methods, estimate
 from pipeline.saliency.provenance import MaskMethod
 from pipeline.saliency.superpixels import SceneSettings
 
@@ -46,6 +46,7 @@ class HandCraftedMasks:
             settings={
                 "longest_side": _LONGEST_SIDE,
                 "scene": asdict(SceneSettings()),
+                **({"finish": asdict(FINISH)} if self.name == FINISHED else {}),
                 "gate": asdict(GateSettings()),
             },
         )

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from pipeline.batch import Bytes
+from pipeline.batch import MASK_GRID, Bytes
 from pipeline.saliency.absorbing_chain import absorbing_chain
 from pipeline.saliency.arrays import Doubles, Floats
 from pipeline.saliency.barrier import barrier
+from pipeline.saliency.crf import CrfConfig
+from pipeline.saliency.finish import Finish, finished
 from pipeline.saliency.fusion import fused
 from pipeline.saliency.hierarchical import hierarchical
 from pipeline.saliency.manifold_ranking import manifold_ranking
@@ -27,7 +29,11 @@ from pipeline.saliency.superpixels import Scene, SceneSettings, make_scene
 
 FUSION = "fusion"
 SINGLE = ("rbd", "mr", "mc", "mbd", "hs", "dsr")
-METHODS = (*SINGLE, FUSION)
+FINISHED = "finished"  # the fusion, through the CRF and averaged with a cut
+METHODS = (*SINGLE, FUSION, FINISHED)
+
+FINISH = Finish(crf=CrfConfig(), cut=True)
+_MADE_OF = {FUSION: SINGLE, FINISHED: (*SINGLE, FUSION)}
 
 _OF_SUPERPIXELS: dict[str, Callable[[Scene], Doubles]] = {
     "mr": manifold_ranking,
@@ -68,7 +74,7 @@ def estimate_all(
         zeros = np.zeros((height, width), np.float32)
         seconds = time.perf_counter() - started
         return {method: Estimate(saliency=zeros.copy(), seconds=seconds) for method in methods}
-    work = _Work(scene=scene, shared_seconds=time.perf_counter() - started)
+    work = _Work(image=image, scene=scene, shared_seconds=time.perf_counter() - started)
     return {method: work.estimate(method, height, width) for method in methods}
 
 
@@ -96,14 +102,15 @@ def check_methods(methods: Sequence[str]) -> None:
 class _Work:
     """What was made of a scene so far, and how many seconds each took."""
 
+    image: Bytes
     scene: Scene
     shared_seconds: float
     background: Doubles | None = None  # [N]
-    maps: dict[str, Floats] = field(default_factory=dict)  # [h, w] each
+    maps: dict[str, Floats] = field(default_factory=dict)  # [h, w] each; finished [128, 128]
     seconds: dict[str, float] = field(default_factory=dict)
 
     def estimate(self, method: str, height: int, width: int) -> Estimate:
-        needed = SINGLE if method == FUSION else ()
+        needed = _MADE_OF.get(method, ())
         for name in (*needed, method):
             if name not in self.maps:
                 started = time.perf_counter()
@@ -120,9 +127,18 @@ class _Work:
             return barrier(self.scene)
         if method in _OF_SUPERPIXELS:
             return self.scene.paint(_OF_SUPERPIXELS[method](self.scene))
+        if method == FINISHED:
+            return self._finish(self.maps[FUSION])
         if self.background is None:
             self.background = background_probability(self.scene)
         if method == "rbd":
             return self.scene.paint(rbd(self.scene, self.background))
         layers = np.stack([self.scene.pool(self.maps[name]) for name in SINGLE])
         return self.scene.paint(fused(self.scene, layers, self.background))
+
+    def _finish(self, salient: Floats) -> Floats:
+        """At the size of a stored mask, as a student's maps."""
+        size = (MASK_GRID, MASK_GRID)
+        picture = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA)
+        small = cv2.resize(salient, size, interpolation=cv2.INTER_AREA).clip(0, 1)
+        return finished(picture, small, FINISH)

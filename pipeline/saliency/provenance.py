@@ -10,7 +10,7 @@ from typing import Any
 class MaskMethod:
     """How masks were estimated."""
 
-    name: str  # a hand-crafted method, "fusion", or the kind of training that a student is from
+    name: str  # one of the hand-crafted, or the kind of training that a student is from
     version: int  # goes up when the same settings give other masks
     labels_involved: bool  # in the masks, or in the training of the network that made them
     settings: dict[str, Any]  # plain values, as of JSON

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.batch import CPU, Bytes
 from pipeline.saliency.console import list_bad, refusing, report
 from pipeline.saliency.gate import judge
-from pipeline.saliency.methods import FUSION, SINGLE, estimate_all
+from pipeline.saliency.methods import FINISHED, METHODS, SINGLE, estimate_all
 from pipeline.saliency.predict_command import list_photos
 from pipeline.saliency.refine.maps import read_map, to_bytes
 from pipeline.saliency.refine.predictor import Predictor, load_predictor
@@ -27,7 +27,7 @@ _SIDE = 400  # pixels, the longer side that methods see
 _NOTE = (
     "The least sure come first. Confidence: soft intersection over union of the final map with "
     "the map of each hand-crafted method, on average. Coverage and what the quality gate says are "
-    "those of the final map: the student's, or the fusion's where there is no student."
+    "those of the final map: the student's, or the finished one where there is no student."
 )
 
 
@@ -120,9 +120,9 @@ def make_row(record: Record, shown: _Shown) -> SheetRow:
         ValueError: a map is damaged.
     """
     picture = read_within(record, _SIDE).pixels
-    found = estimate_all(picture, (*SINGLE, FUSION))
+    found = estimate_all(picture, METHODS)
     tiles = {name: thumbnail(to_bytes(one.saliency)) for name, one in found.items()}
-    final = tiles[FUSION]
+    final = tiles[FINISHED]
     opinions = [tiles[name] for name in SINGLE]
     for name, folder in shown.maps.items():
         tiles[name] = _read_tile(folder / mask_name(record.key), final)

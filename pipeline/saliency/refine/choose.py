@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.saliency.handcrafted_masks import HandCraftedMasks
-from pipeline.saliency.methods import FUSION, METHODS
+from pipeline.saliency.methods import FINISHED, METHODS
 from pipeline.saliency.refine.student_masks import student_masks
 from pipeline.sources.estimated import MaskMaker
 
@@ -13,7 +13,7 @@ AUTO = "auto"
 
 
 def choose_masks(saliency: str, model: Path | None) -> MaskMaker:
-    """Return the student of a file if there is one, else the fusion; or the method of that name.
+    """Return the student of a file if there is one, the finished fusion, or the method named.
 
     Raises:
         ValueError: there is no such method, a model goes with a method, or it is no student.
@@ -21,7 +21,7 @@ def choose_masks(saliency: str, model: Path | None) -> MaskMaker:
     if saliency != AUTO and saliency not in METHODS:
         raise ValueError(f"--saliency {saliency}: unknown; choose {AUTO} or {', '.join(METHODS)}")
     if model is None:
-        return HandCraftedMasks(name=FUSION if saliency == AUTO else saliency)
+        return HandCraftedMasks(name=FINISHED if saliency == AUTO else saliency)
     if saliency != AUTO:
         raise ValueError(f"--saliency {saliency} needs no --saliency-model {model}; give one")
     return student_masks(model)

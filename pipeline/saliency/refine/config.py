@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.saliency.refine.crf import CrfConfig
-from pipeline.saliency.refine.finish import MOST_LEAN
+from pipeline.saliency.crf import CrfConfig
+from pipeline.saliency.finish import MOST_LEAN
 from pipeline.saliency.refine.network import NetworkConfig
 from pipeline.saliency.refine.u2net import StudentNetworkConfig
 

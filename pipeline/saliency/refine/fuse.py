@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.batch import Bytes, Floats
-from pipeline.saliency.refine.finish import Finish, finished
+from pipeline.saliency.finish import Finish, finished
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.joint import Schedule, learn_jointly
 from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.batch import Bytes, Floats
-from pipeline.saliency.refine.crf import CrfConfig
-from pipeline.saliency.refine.finish import Finish, finished_mask
+from pipeline.saliency.crf import CrfConfig
+from pipeline.saliency.finish import Finish, finished_mask
 from pipeline.saliency.refine.states import load_state, save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig, Unit
 from pipeline.saliency.refine.updates import half_precision, to_device

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from pipeline.folder_lock import locked
+from pipeline.saliency.finish import Finish
 from pipeline.saliency.refine.config import RefineConfig
 from pipeline.saliency.refine.crf_pool import crf_pool
 from pipeline.saliency.refine.distil import STAGE as STUDENT
 from pipeline.saliency.refine.distil import distil
-from pipeline.saliency.refine.finish import Finish
 from pipeline.saliency.refine.fuse import STAGE as FUSED
 from pipeline.saliency.refine.fuse import fuse, write_fused_maps
 from pipeline.saliency.refine.handcrafted import HandCrafted, write_handcrafted_maps

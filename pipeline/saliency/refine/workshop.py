@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Bytes, Floats
+from pipeline.saliency.crf import refine_by_crf
 from pipeline.saliency.refine.config import RefineConfig
-from pipeline.saliency.refine.crf import refine_by_crf
 from pipeline.saliency.refine.initial import Encoder
 from pipeline.saliency.refine.photos import Photos, Tick
 

@@ -155,3 +155,5 @@ def test_ecssd_is_met_by_the_best_single_method_and_by_fusion(real_data: Path):
     assert best.mae <= 0.19
     assert figures["fusion"].max_f >= 0.72
     assert figures["fusion"].mae <= 0.17
+    assert figures["finished"].max_f > figures["fusion"].max_f + 0.01
+    assert figures["finished"].mae < figures["fusion"].mae

@@ -1,11 +1,13 @@
 """Every method through its one door: a map of the picture's size, whatever the picture."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.saliency.methods import METHODS, estimate, estimate_all
+from pipeline.saliency.finish import finished
+from pipeline.saliency.methods import FINISH, METHODS, SINGLE, estimate, estimate_all
 from pipeline.saliency.otsu import otsu
 from pipeline.sources.demo import render
 from tests.pipeline.saliency.support import disc_picture
@@ -118,7 +120,21 @@ def test_a_method_alone_gives_what_it_gives_among_all():
 
 def test_fusion_counts_the_time_of_what_it_is_made_of():
     found = estimate_all(disc_picture()[0])
-    assert found["fusion"].seconds > max(found[m].seconds for m in METHODS if m != "fusion")
+    assert found["fusion"].seconds > max(found[m].seconds for m in SINGLE)
+    assert found["finished"].seconds > found["fusion"].seconds
+
+
+def test_the_finished_map_is_the_fusion_s_at_the_size_of_masks():
+    image, mask = disc_picture(225, 300, centre=(0.45, 0.4))
+    found = estimate_all(image)
+    small = [
+        cv2.resize(values, (128, 128), interpolation=cv2.INTER_AREA)
+        for values in (image, found["fusion"].saliency)
+    ]
+    wanted = cv2.resize(finished(small[0], small[1].clip(0, 1), FINISH), (300, 225))
+    # the fusion was painted at another size, so its 128 x 128 differ a little
+    assert np.abs(found["finished"].saliency - wanted).mean() < 0.01
+    assert iou(found["finished"].saliency > 0.5, mask) > 0.9
 
 
 def test_an_unknown_method_is_named():

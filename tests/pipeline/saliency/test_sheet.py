@@ -72,7 +72,7 @@ def test_what_stands_out_is_surer_than_noise_and_a_flat_picture_is_refused(photo
     assert names[:2] == ["flat.png", "noise.png"]
     assert re.findall(r'fault">(\w*: ?\w*)<', page)[0] == "refused: small"
     sheet = cv2.imread(str(tmp_path / "out" / "sheet-01.png"))
-    assert sheet.shape == (24 + 4 * 126, 126 * 11, 3)
+    assert sheet.shape == (24 + 4 * 126, 126 * 12, 3)
 
 
 def test_pngs_hold_25_rows_each(tmp_path):

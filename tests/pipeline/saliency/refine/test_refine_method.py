@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.saliency.crf import refine_by_crf
 from pipeline.saliency.refine.chance import shuffled
-from pipeline.saliency.refine.crf import refine_by_crf
 from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.fuse import fuse
 from pipeline.saliency.refine.history import History

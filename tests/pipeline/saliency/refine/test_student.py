@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.saliency.crf import CrfConfig, refine_by_crf
+from pipeline.saliency.finish import Finish
 from pipeline.saliency.refine.chance import torch_generator
-from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
 from pipeline.saliency.refine.distil import distillation_loss
-from pipeline.saliency.refine.finish import Finish
 from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.predictor import (
     MaskSettings,

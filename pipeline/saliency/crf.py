@@ -64,7 +64,7 @@ def refine_by_crf(image: Bytes, salient: Floats, config: CrfConfig) -> Floats:
         image: uint8 [H, W, 3], RGB.
         salient: float32 [H, W], probability of salient, 0..1.
     """
-    from pipeline.saliency.refine.compiled_lattice import build_lattice, filter_lattice
+    from pipeline.saliency.compiled_lattice import build_lattice, filter_lattice
 
     shrink = max(salient.shape) / config.side
     rows, columns = (

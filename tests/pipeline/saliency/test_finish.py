@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
-from pipeline.saliency.refine.finish import Finish, finished, finished_mask
-from pipeline.saliency.refine.grab_cut import grab_cut
+from pipeline.saliency.crf import CrfConfig, refine_by_crf
+from pipeline.saliency.finish import Finish, finished, finished_mask
+from pipeline.saliency.grab_cut import grab_cut
 from pipeline.sources.demo import render
 
 CRF = CrfConfig()

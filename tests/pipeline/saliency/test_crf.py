@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.saliency.refine.compiled_lattice import build_lattice, filter_lattice
-from pipeline.saliency.refine.crf import CrfConfig, refine_by_crf
+from pipeline.saliency.compiled_lattice import build_lattice, filter_lattice
+from pipeline.saliency.crf import CrfConfig, refine_by_crf
 from pipeline.sources.demo import render
 
 SIDE = 48
