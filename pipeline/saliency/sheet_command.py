@@ -15,6 +15,7 @@ from pipeline.saliency.console import list_bad, refusing, report
 from pipeline.saliency.gate import judge
 from pipeline.saliency.methods import FINISHED, METHODS, SINGLE, estimate_all
 from pipeline.saliency.predict_command import list_photos
+from pipeline.saliency.refine.crf_pool import one_thread_each
 from pipeline.saliency.refine.maps import read_map, to_bytes
 from pipeline.saliency.refine.predictor import Predictor, load_predictor
 from pipeline.saliency.sheet import SheetRow, confidence_of, thumbnail, write_sheet
@@ -76,7 +77,7 @@ def sheet_command(
         )
         rows: list[SheetRow] = []
         bad: list[tuple[str, str]] = []
-        with report("sheet", len(records)) as tick:
+        with report("sheet", len(records)) as tick, one_thread_each():
             for record in records:
                 try:
                     rows.append(make_row(record, shown))

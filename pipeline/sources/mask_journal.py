@@ -104,10 +104,14 @@ def _check(path: Path, first: bytes, method: MaskMethod) -> None:
     if not ours:
         raise ValueError(f"{path} is in the way and not of this command's making; move it away")
     before = header["method"]
+    those = "those"
+    if before["name"] != method.name:
+        given = before["model_sha256"] is None
+        those = f"--saliency {before['name']}" if given else "its --saliency-model"
     raise ValueError(
         f"{path} holds masks of an unfinished conversion by {before['name']}, version "
         f"{before['version']}, of other settings than now ({method.name}, version "
-        f"{method.version}); go on with those, or remove the file"
+        f"{method.version}); go on with {those}, or remove the file"
     )
 
 

@@ -13,7 +13,7 @@ AUTO = "auto"
 
 
 def choose_masks(saliency: str, model: Path | None) -> MaskMaker:
-    """Return the student of a file if there is one, the finished fusion, or the method named.
+    """Return the student of a file if one is given, else the finished fusion or the method named.
 
     Raises:
         ValueError: there is no such method, a model goes with a method, or it is no student.

@@ -125,9 +125,7 @@ class StudentConfig:
     learning_rate: float = 1e-3  # Adam, U2-Net [SRC]
     poly_power: float = 0.9  # [OURS: U2-Net's rate stays]
     batch_size: int = 12  # U2-Net [SRC]
-    crop: float = (
-        0.9  # least part of the side that is seen: U2-Net's 288 of 320 [SRC], stretched [OURS]
-    )
+    crop: float = 0.9  # of the side is seen at least: U2-Net's 288 of 320 [SRC], stretched [OURS]
     jitter: float = 0.0  # of brightness, contrast and colours, 0..1 (augment.py); U2-Net: none
     teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
@@ -143,7 +141,9 @@ class StudentConfig:
             raise ValueError(f"student.batch_size must be at least 2, got {self.batch_size}")
         _in_unit("student", self, ("jitter", "teacher_fusion"))
         if not abs(self.lean_test) <= MOST_LEAN:
-            raise ValueError(f"student.lean_test must lie in -5..5, got {self.lean_test}")
+            raise ValueError(
+                f"student.lean_test must lie in -{MOST_LEAN:g}..{MOST_LEAN:g}, got {self.lean_test}"
+            )
         if not 0.5 <= self.crop <= 1:
             raise ValueError(f"student.crop must lie in 0.5..1, got {self.crop}")
         if not (self.learning_rate > 0 and self.poly_power >= 0):

@@ -35,7 +35,7 @@ from pipeline.saliency.refine.workshop import Report, Workshop
 from pipeline.sources.record import Record
 
 METHOD = "deepusps-student"
-VERSION = 2  # goes up when the same settings give other masks
+VERSION = 3  # goes up when the same settings give other masks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

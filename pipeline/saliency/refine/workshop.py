@@ -5,7 +5,7 @@ OUT/maps/METHOD          maps of each hand-crafted method, by the names of the p
 OUT/start.pt             the network that learned all hand-crafted maps, if there is one
 OUT/maps/METHOD-roundR   history maps after round R of phase I
 OUT/maps/fusion          maps of the hand-crafted fusion, where settings need it
-OUT/maps/fused           the teacher's maps: the fused network's, blended with the fusion if so set
+OUT/maps/fused           the teacher's maps: the fused network's, blended and finished as is set
 OUT/work/                states after the last complete epoch of stages under way
 OUT/fused.pt             network of phase II
 OUT/student.pt, OUT/saliency.json

@@ -1,5 +1,7 @@
 """Masks on disk: found again by key, whole or not at all, and only for the same picture."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.saliency.provenance import MaskMethod
@@ -65,6 +67,22 @@ def test_a_damaged_entry_is_not_used(path):
 def test_other_settings_are_another_method(path):
     other = MaskMethod(name="own", version=3, labels_involved=False, settings={"a": 0.6})
     with pytest.raises(ValueError, match="of other settings than now"), opened_journal(path, other):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("sha256", "way"),
+    [(None, "go on with --saliency own,"), ("ab", "go on with its --saliency-model,")],
+)
+def test_another_name_says_how_to_go_on(tmp_path, sha256, way):
+    """As where `--saliency auto` meant another method before."""
+    path = tmp_path / "out.masks"
+    with opened_journal(path, replace(METHOD, model_sha256=sha256)) as journal:
+        journal.add("b.jpg", MASKS["b.jpg"])
+    with (
+        pytest.raises(ValueError, match=way),
+        opened_journal(path, replace(METHOD, name="new")),
+    ):
         pass
 
 

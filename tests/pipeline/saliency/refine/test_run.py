@@ -134,7 +134,7 @@ def test_what_is_left_says_where_it_comes_from(uninterrupted):
     facts = json.loads((uninterrupted / "saliency.json").read_text())
     assert facts["labels_involved"] is False
     assert facts["method"] == "deepusps-student"
-    assert facts["version"] == 2
+    assert facts["version"] == 3
     assert facts["methods"] == ["left", "right"]
     assert facts["fusion"] == "both"
     assert facts["num_photos"] == COUNT
