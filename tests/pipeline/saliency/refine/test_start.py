@@ -90,7 +90,7 @@ def test_the_teacher_is_blended_with_the_hand_crafted_fusion(workshop):
     found = []
     for share in (0.0, 0.25, 1.0):
         apart = replace(
-            with_student(workshop, teacher_fusion=share, teacher_crf=False),
+            with_student(workshop, teacher_fusion=share, teacher_crf=False, teacher_cut=False),
             out=workshop.out / str(share),
         )
         for name in workshop.names:
@@ -107,7 +107,8 @@ def test_the_teacher_is_blended_with_the_hand_crafted_fusion(workshop):
 def test_the_teachers_maps_are_finished_as_is_set(workshop, crf, cut):
     network = fresh_network(TINY.network, None, 1, "fused")
     plain = replace(
-        with_student(workshop, teacher_fusion=0.0, teacher_crf=False), out=workshop.out / "plain"
+        with_student(workshop, teacher_fusion=0.0, teacher_crf=False, teacher_cut=False),
+        out=workshop.out / "plain",
     )
     other = replace(
         with_student(workshop, teacher_fusion=0.0, teacher_crf=crf, teacher_cut=cut),
