@@ -97,7 +97,7 @@ def test_auto_finds_what_stands_out_and_says_how(discs, tmp_path, format):
         assert overlap(masks[number], disc_picture(centre=centre, seed=number)[1]) > 0.8
     summary = shards.manifest.masks
     assert (summary.origin, summary.num_masks, summary.num_missing) == ("estimated", 6, 1)
-    assert (summary.method.name, summary.method.version) == ("finished", 1)
+    assert (summary.method.name, summary.method.version) == ("finished", 2)
     assert summary.method.settings["finish"]["cut"] is True
     assert summary.labels_involved is False
     assert summary.method.settings["gate"]["max_coverage"] == 0.95

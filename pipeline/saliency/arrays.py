@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -29,3 +30,9 @@ def normalised(values: NDArray[Real]) -> NDArray[Real]:
         return np.zeros_like(values)
     stretched: NDArray[Real] = (values - low) / (high - low)
     return stretched
+
+
+def to_bytes(salient: Floats) -> Bytes:
+    """Return a map or maps of 0..1 as levels of 0..255, rounded."""
+    levels: Bytes = np.rint(salient * np.float32(255)).clip(0, 255).astype(np.uint8)
+    return levels

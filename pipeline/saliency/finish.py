@@ -4,7 +4,7 @@ Each errs in its own places, so the mean of a map, of the map through the CRF an
 begins there has a better max-F than any of them (0.750 against 0.726, 0.732 and 0.731 on outlined
 photos, docs/saliency_training.md).
 
-Shapes: H/W sides of a picture, s of the student's input, h of its map.
+Shapes: H/W sides of a picture, h/w of its map.
 """
 
 from __future__ import annotations
@@ -60,17 +60,21 @@ def finished(picture: Bytes, salient: Floats, finish: Finish) -> Floats:
     return mean
 
 
-def finished_mask(picture: Bytes, salient: Floats, finish: Finish) -> Bytes:
-    """Return the mask, uint8 [128, 128] of 0..255: as many cells as a stored mask has.
+def finished_mask(picture: Bytes, salient: Floats, finish: Finish) -> Floats:
+    """Return the map, finished at the size of a stored mask: float32 [128, 128] in 0..1.
 
     Args:
-        picture: uint8 [s, s, 3], what the student saw.
-        salient: float32 [h, h], its probabilities.
-        finish: done at the size of the mask.
+        picture: uint8 [H, W, 3], of any size.
+        salient: float32 [h, w] in 0..1, of any size.
+        finish: what is done to it.
     """
-    size = (MASK_GRID, MASK_GRID)
-    how = cv2.INTER_AREA if len(salient) > MASK_GRID else cv2.INTER_LINEAR
-    resized: Floats = cv2.resize(salient, size, interpolation=how).clip(0, 1)
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    mask: Bytes = np.rint(255 * finished(small, resized, finish)).astype(np.uint8)
-    return mask
+    small = cv2.resize(picture, (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_AREA)
+    return finished(small, _as_mask(salient), finish)
+
+
+def _as_mask(salient: Floats) -> Floats:
+    """Means of pixels along a side longer than a mask's, lines between them along others."""
+    height, width = (min(side, MASK_GRID) for side in salient.shape)
+    shrunk = cv2.resize(salient, (width, height), interpolation=cv2.INTER_AREA)
+    mask: Floats = cv2.resize(shrunk, (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_LINEAR)
+    return mask.clip(0, 1)

@@ -5,22 +5,19 @@ Shapes: H/W sides of the picture, h/w of the mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 
 import cv2
-import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from pipeline.batch import Bytes
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.gate import GateSettings
 from pipeline.saliency.methods import FINISH, FINISHED, check_methods, estimate
+from pipeline.saliency.one_thread import one_thread_each
 from pipeline.saliency.provenance import MaskMethod
 from pipeline.saliency.superpixels import SceneSettings
 
-VERSION = 1  # goes up when the same picture gets another mask
+VERSION = 2  # goes up when the same picture gets another mask
 _LONGEST_SIDE = 600  # a larger picture is reduced: methods see half of that, masks have 128 cells
 
 
@@ -53,10 +50,9 @@ class HandCraftedMasks:
 
     def mask(self, picture: Bytes) -> Bytes:
         """Return the mask, uint8 [h, w] of 0..255, of a picture, uint8 [H, W, 3]; in one thread."""
-        with _single_threaded():
+        with one_thread_each():
             saliency = estimate(_reduced(picture), self.name)
-        levels: Bytes = np.rint(saliency * 255).astype(np.uint8)
-        return levels
+        return to_bytes(saliency)
 
 
 def _reduced(picture: Bytes) -> Bytes:
@@ -67,20 +63,3 @@ def _reduced(picture: Bytes) -> Bytes:
     size = [max(round(side * scale), 1) for side in (width, height)]
     reduced: Bytes = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return reduced
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Sums in one order whatever the machine; and where all cores have work, threads only wait."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with _controller().limit(limits=1):
-            yield
-    finally:
-        cv2.setNumThreads(threads)
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()  # looks at all libraries of the process: 2 ms

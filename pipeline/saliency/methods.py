@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from pipeline.batch import MASK_GRID, Bytes
+from pipeline.batch import Bytes
 from pipeline.saliency.absorbing_chain import absorbing_chain
 from pipeline.saliency.arrays import Doubles, Floats
 from pipeline.saliency.barrier import barrier
 from pipeline.saliency.crf import CrfConfig
-from pipeline.saliency.finish import Finish, finished
+from pipeline.saliency.finish import Finish, finished_mask
 from pipeline.saliency.fusion import fused
 from pipeline.saliency.hierarchical import hierarchical
 from pipeline.saliency.manifold_ranking import manifold_ranking
@@ -128,17 +128,10 @@ class _Work:
         if method in _OF_SUPERPIXELS:
             return self.scene.paint(_OF_SUPERPIXELS[method](self.scene))
         if method == FINISHED:
-            return self._finish(self.maps[FUSION])
+            return finished_mask(self.image, self.maps[FUSION], FINISH)
         if self.background is None:
             self.background = background_probability(self.scene)
         if method == "rbd":
             return self.scene.paint(rbd(self.scene, self.background))
         layers = np.stack([self.scene.pool(self.maps[name]) for name in SINGLE])
         return self.scene.paint(fused(self.scene, layers, self.background))
-
-    def _finish(self, salient: Floats) -> Floats:
-        """At the size of a stored mask, as a student's maps."""
-        size = (MASK_GRID, MASK_GRID)
-        picture = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA)
-        small = cv2.resize(salient, size, interpolation=cv2.INTER_AREA).clip(0, 1)
-        return finished(picture, small, FINISH)

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from pipeline.batch import CPU, Bytes
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.console import list_bad, refusing, report
 from pipeline.saliency.gate import judge
 from pipeline.saliency.methods import FINISHED, METHODS, SINGLE, estimate_all
+from pipeline.saliency.one_thread import one_thread_each
 from pipeline.saliency.predict_command import list_photos
-from pipeline.saliency.refine.crf_pool import one_thread_each
-from pipeline.saliency.refine.maps import read_map, to_bytes
+from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.predictor import Predictor, load_predictor
 from pipeline.saliency.sheet import SheetRow, confidence_of, thumbnail, write_sheet
 from pipeline.sources import spread

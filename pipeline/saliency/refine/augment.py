@@ -21,21 +21,20 @@ def mirrored(images: Bytes, which: np.ndarray) -> Bytes:
 def cropped(
     photos: Bytes, maps: Bytes, least: float, chance: np.random.Generator
 ) -> tuple[Bytes, Bytes]:
-    """Return a part of each photo [B, s, s, 3] and of its map [B, s, s], half of them mirrored.
+    """Return a part of each photo [B, s, s, 3] and of its maps [B, s, s, M], half of them mirrored.
 
     A part is a square of `least` to 1 of the side, anywhere, stretched back to the whole side: what
     a network learns has the size of what it will see.
     """
     side = photos.shape[1]
-    pairs = [
-        _part(photo, salient, least, chance) for photo, salient in zip(photos, maps, strict=True)
-    ]
+    pairs = [_part(photo, own, least, chance) for photo, own in zip(photos, maps, strict=True)]
     which = chance.random(len(photos)) < 0.5
     parts, parts_of_maps = (
         np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR) for one in images])
         for images in zip(*pairs, strict=True)
     )
-    return mirrored(parts, which), mirrored(parts_of_maps, which)
+    # of a single map cv2 drops the axis
+    return mirrored(parts, which), mirrored(parts_of_maps.reshape(maps.shape), which)
 
 
 def jittered(photos: Bytes, strength: float, chance: np.random.Generator) -> Bytes:
@@ -50,13 +49,13 @@ def jittered(photos: Bytes, strength: float, chance: np.random.Generator) -> Byt
 
 
 def _part(
-    photo: Bytes, salient: Bytes, least: float, chance: np.random.Generator
+    photo: Bytes, maps: Bytes, least: float, chance: np.random.Generator
 ) -> tuple[Bytes, Bytes]:
     side = len(photo)
     length = round(side * chance.uniform(least, 1))
     top, left = chance.integers(0, side - length + 1, 2)
     rows, columns = slice(top, top + length), slice(left, left + length)
-    return photo[rows, columns], salient[rows, columns]
+    return photo[rows, columns], maps[rows, columns]
 
 
 def _jittered(photo: Bytes, strength: float, chance: np.random.Generator) -> Bytes:

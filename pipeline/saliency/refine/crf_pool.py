@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import cv2
-from threadpoolctl import threadpool_limits
+from pipeline.saliency.one_thread import one_thread_each
 
 
 @contextmanager
 def crf_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     """Give a pool whose waiting work is dropped at the end: after an interruption it may be much.
 
-    Meanwhile BLAS and OpenCV have one thread: a CRF takes 35 ms, and 230 where each takes all of
-    two cores.
+    Meanwhile BLAS, of the CRF, and OpenCV, of the cut, have one thread.
     """
     pool = ThreadPoolExecutor(threads)
     try:
@@ -23,15 +21,3 @@ def crf_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """BLAS, of the CRF, and OpenCV, of the cut, work in the thread that calls them."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        cv2.setNumThreads(threads)

@@ -1,9 +1,11 @@
 """Distillation: the student learns the maps of the fused network, at its own size.
 
 The loss is U2-Net's, the sum of the seven maps' binary cross-entropies, against soft targets: so
-the student's values are probabilities as they are, and are not stretched picture by picture.
+the student's values are probabilities as they are, and are not stretched picture by picture. Where
+photos are few, it learns the hand-crafted maps beside them, by the F-measure, as a start does: they
+are wrong in many ways, which is harder to learn by heart than one map of each photo.
 
-Shapes: N photos, B of a batch, s sides of the student's input, h of its maps.
+Shapes: N photos, B of a batch, M methods, s sides of the student's input, h of its maps.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 from pipeline.batch import Bytes
 from pipeline.saliency.refine.augment import cropped, jittered
 from pipeline.saliency.refine.chance import generator, torch_generator
+from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.photos import read_photos
@@ -30,8 +33,8 @@ from pipeline.saliency.refine.workshop import Workshop
 STAGE = "student"
 
 
-def distil(workshop: Workshop, teacher: str) -> Student:
-    """Return a student that has learned the maps of stage `teacher`.
+def distil(workshop: Workshop, teacher: str, methods: Sequence[str]) -> Student:
+    """Return a student that has learned the maps of stage `teacher`, and of methods where set.
 
     Training goes on after the last complete epoch when it was interrupted.
 
@@ -40,7 +43,9 @@ def distil(workshop: Workshop, teacher: str) -> Student:
             infinite.
     """
     config, settings = workshop.config, workshop.config.student
-    pixels, targets = _read(workshop, teacher)
+    methods = methods if settings.methods_weight else ()
+    pixels, targets = _read(workshop, (teacher, *methods))
+    thresholds = [config.phase_one.threshold(method, 1) for method in methods]
     student = Student(settings.network)
     draw_weights(student, torch_generator(config.seed, STAGE))
     to_device(student.train(), workshop.device)
@@ -51,7 +56,7 @@ def distil(workshop: Workshop, teacher: str) -> Student:
         for epoch in range(done, settings.epochs):
             rate, power = settings.learning_rate, settings.poly_power
             set_learning_rate(optimizer, rate, epoch, settings.epochs, power)
-            _run_epoch(student, optimizer, pixels, targets, epoch, workshop)
+            _run_epoch(student, optimizer, pixels, targets, thresholds, epoch, workshop)
             save_progress(workshop.state(STAGE), student, optimizer, epoch + 1)
             tick()
     return student
@@ -64,10 +69,34 @@ def distillation_loss(maps: Sequence[Tensor], target: Tensor) -> Tensor:
         maps: logits float32 [B, h, h] each.
         target: probabilities float32 [B, s, s]; averaged down to the size of the maps.
     """
-    height, width = maps[0].shape[1:]
-    small = F.adaptive_avg_pool2d(target[:, None], (height, width))[:, 0]
+    small = _as_small(target[:, None], maps)[:, 0]
     losses = [F.binary_cross_entropy_with_logits(logits, small) for logits in maps]
     return torch.stack(losses).sum()
+
+
+def methods_loss(
+    maps: Sequence[Tensor], targets: Tensor, thresholds: Sequence[float], beta: float
+) -> Tensor:
+    """Return the sum over maps of one minus the F-measure, the mean over the methods, a scalar.
+
+    Args:
+        maps: logits float32 [B, h, h] each.
+        targets: float32 [B, M, s, s] in 0..1; averaged down to the size of the maps.
+        thresholds: M of them, of the targets.
+        beta: see `f_measure_loss`.
+    """
+    small = _as_small(targets, maps).unbind(1)
+    losses = [
+        f_measure_loss(logits.sigmoid(), target, threshold=threshold, beta=beta)
+        for logits in maps
+        for target, threshold in zip(small, thresholds, strict=True)
+    ]
+    return torch.stack(losses).sum() / len(thresholds)
+
+
+def _as_small(targets: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    height, width = maps[0].shape[1:]
+    return F.adaptive_avg_pool2d(targets, (height, width))
 
 
 def _run_epoch(
@@ -75,6 +104,7 @@ def _run_epoch(
     optimizer: torch.optim.Optimizer,
     pixels: Bytes,
     targets: Bytes,
+    thresholds: Sequence[float],
     epoch: int,
     workshop: Workshop,
 ) -> None:
@@ -85,29 +115,34 @@ def _run_epoch(
     for ids in np.array_split(order, max(1, len(order) // settings.batch_size)):
         pictures, wanted = cropped(pixels[ids], targets[ids], settings.crop, chance)
         pictures = jittered(pictures, settings.jitter, chance)
-        target = torch.from_numpy(wanted).to(device).float() / 255
+        target = torch.from_numpy(wanted).to(device).permute(0, 3, 1, 2).float() / 255
         optimizer.zero_grad(set_to_none=True)
         with half_precision(device):
             maps = student(torch.from_numpy(pictures).to(device))
-        loss = distillation_loss(maps, target)
+        loss = distillation_loss(maps, target[:, 0])
+        if thresholds:
+            beta = workshop.config.phase_two.beta
+            loss = loss + settings.methods_weight * methods_loss(
+                maps, target[:, 1:], thresholds, beta
+            )
         if not torch.isfinite(loss):
             raise ValueError(f"the loss became {loss.item()}: lower student.learning_rate")
         loss.backward()
         optimizer.step()
 
 
-def _read(workshop: Workshop, teacher: str) -> tuple[Bytes, Bytes]:
-    """Photos and targets at the student's size: uint8 [N, s, s, 3] and [N, s, s]."""
+def _read(workshop: Workshop, stages: Sequence[str]) -> tuple[Bytes, Bytes]:
+    """Photos and the maps of stages at the student's size: [N, s, s, 3] and [N, s, s, stages]."""
     side = workshop.config.student.network.side
     records = workshop.photos.records
     with workshop.report("photos for the student", len(records)) as tick:
         photos = read_photos(records, side, workshop.pool, tick)
     if photos.bad:
         raise ValueError(f"{photos.bad[0][0]} can no longer be read: {photos.bad[0][1]}")
-    targets = [
-        cv2.resize(
-            read_map(workshop.maps(teacher) / name), (side, side), interpolation=cv2.INTER_LINEAR
-        )
-        for name in photos.names
-    ]
-    return photos.pixels, np.stack(targets)
+    targets = np.empty((len(photos.names), side, side, len(stages)), np.uint8)
+    for number, name in enumerate(photos.names):
+        for column, stage in enumerate(stages):
+            own = read_map(workshop.maps(stage) / name)
+            how = cv2.INTER_AREA if min(own.shape) > side else cv2.INTER_LINEAR
+            targets[number, ..., column] = cv2.resize(own, (side, side), interpolation=how)
+    return photos.pixels, targets

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from pipeline.batch import Bytes, Floats
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.finish import Finish, finished
 from pipeline.saliency.refine.initial import fresh_network
 from pipeline.saliency.refine.joint import Schedule, learn_jointly
-from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map
+from pipeline.saliency.refine.maps import missing_maps, read_maps, write_map
 from pipeline.saliency.refine.network import SaliencyNetwork
 from pipeline.saliency.refine.updates import half_precision, split
 from pipeline.saliency.refine.workshop import Workshop

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline.batch import Bytes, Floats
-from pipeline.saliency.refine.maps import missing_maps, to_bytes, write_map
+from pipeline.saliency.arrays import to_bytes
+from pipeline.saliency.refine.maps import missing_maps, write_map
 from pipeline.saliency.refine.workshop import Workshop
 from pipeline.sources.pixels import read_within
 from pipeline.sources.prepare import BadPicture

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.batch import Bytes, Floats
+from pipeline.batch import Bytes
 
 
 def write_map(path: Path, values: Bytes) -> None:
@@ -66,9 +66,3 @@ def read_map(path: Path) -> Bytes:
     if found is None:
         raise ValueError(f"{path}: the map is damaged; remove it, and it is made again")
     return np.asarray(found, np.uint8)
-
-
-def to_bytes(salient: Floats) -> Bytes:
-    """Return a map or maps of 0..1 as levels of 0..255, rounded."""
-    levels: Bytes = np.rint(salient * np.float32(255)).clip(0, 255).astype(np.uint8)
-    return levels

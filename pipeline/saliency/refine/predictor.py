@@ -17,13 +17,14 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.batch import Bytes, Floats
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.crf import CrfConfig
 from pipeline.saliency.finish import Finish, finished_mask
 from pipeline.saliency.refine.states import load_state, save_state
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig, Unit
 from pipeline.saliency.refine.updates import half_precision, to_device
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,15 +62,17 @@ class Predictor:
         """Return what the student says, float32 [B, h, h] in 0..1, of uint8 [B, s, s, 3]."""
         with torch.inference_mode(), half_precision(self._device):
             seen = torch.from_numpy(pictures).to(self._device)
-            salient = self._student(seen)[0].sigmoid()
+            cues = self._student.cues(seen)
+            salient = self._student(seen, cues)[0].sigmoid()
             if self._mask_settings.mirrored:
-                salient = (salient + self._student(seen.flip(2))[0].sigmoid().flip(2)) / 2
+                other = self._student(seen.flip(2), cues.flip(3))[0].sigmoid()
+                salient = (salient + other.flip(2)) / 2
         probabilities: Floats = salient.cpu().numpy()
         return probabilities
 
     def finished(self, picture: Bytes, salient: Floats) -> Bytes:
         """Return the mask, uint8 [128, 128], of one picture and its map; needs no GPU."""
-        return finished_mask(picture, salient, self._mask_settings.finish)
+        return to_bytes(finished_mask(picture, salient, self._mask_settings.finish))
 
 
 def save_student(

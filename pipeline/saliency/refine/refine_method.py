@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Bytes, Floats, Ids
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.refine.chance import shuffled
 from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.history import History
 from pipeline.saliency.refine.initial import fresh_network
-from pipeline.saliency.refine.maps import missing_maps, read_maps, to_bytes, write_map
+from pipeline.saliency.refine.maps import missing_maps, read_maps, write_map
 from pipeline.saliency.refine.states import load_progress, save_progress
 from pipeline.saliency.refine.updates import set_learning_rate, split, to_device, update
 from pipeline.saliency.refine.workshop import Workshop

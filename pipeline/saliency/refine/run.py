@@ -35,7 +35,7 @@ from pipeline.saliency.refine.workshop import Report, Workshop
 from pipeline.sources.record import Record
 
 METHOD = "deepusps-student"
-VERSION = 3  # goes up when the same settings give other masks
+VERSION = 4  # goes up when the same settings give other masks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +121,7 @@ def _run(methods: HandCrafted, workshop: Workshop) -> Student:
     refined = [refine_method(method, workshop) for method in methods.names]
     network = fuse(refined, workshop)
     write_fused_maps(network, methods.fusion, workshop)
-    return distil(workshop, FUSED)
+    return distil(workshop, FUSED, methods.names)
 
 
 def _plan(

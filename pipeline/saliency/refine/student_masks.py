@@ -16,8 +16,8 @@ import torch
 
 from pipeline.batch import CPU, Bytes
 from pipeline.saliency.gate import GateSettings
+from pipeline.saliency.one_thread import one_thread_each
 from pipeline.saliency.provenance import MaskMethod
-from pipeline.saliency.refine.crf_pool import one_thread_each
 from pipeline.saliency.refine.predictor import Predictor, load_predictor
 from pipeline.sources.pixels import squared
 

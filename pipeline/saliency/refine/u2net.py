@@ -64,12 +64,20 @@ class Student(nn.Module):
         self.sides = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for _ in range(6))
         self.all_sides = nn.Conv2d(6, 1, 1)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Return seven maps of logits [B, h, h] of uint8 pictures [B, s, s, 3]."""
-        pixels = normalised(pictures)
-        x = self.stem(pixels)
+    def cues(self, pictures: Tensor) -> Tensor:
+        """Return what the student is told of uint8 pictures [B, s, s, 3]: float32 [B, 11, h, h]."""
+        return border_cues(F.avg_pool2d(normalised(pictures), 2, ceil_mode=True))
+
+    def forward(self, pictures: Tensor, cues: Tensor | None = None) -> list[Tensor]:
+        """Return seven maps of logits [B, h, h] of uint8 pictures [B, s, s, 3].
+
+        Args:
+            pictures: what is seen.
+            cues: of these pictures, where they are known: they take as long as half of the rest.
+        """
+        x = self.stem(normalised(pictures))
         size = x.shape[2:]
-        cues = border_cues(F.avg_pool2d(pixels, 2, ceil_mode=True))
+        cues = self.cues(pictures) if cues is None else cues
         x = torch.cat([x, cues.to(x.dtype)], dim=1)
         levels: list[Tensor] = []
         for block in self.down:

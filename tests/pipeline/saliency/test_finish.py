@@ -163,6 +163,21 @@ def test_a_mask_is_finished_at_its_own_size():
     finish = Finish(crf=CRF, cut=True)
     mask = finished_mask(large, blob(), finish)
     assert mask.shape == (128, 128)
-    assert mask.dtype == np.uint8
+    assert mask.dtype == np.float32
     truth = ring.repeat(2, axis=0).repeat(2, axis=1)
-    assert ((mask > 127) != truth).mean() < 0.05
+    assert ((mask > 0.5) != truth).mean() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(12, 2500), (2500, 12), (40, 40), (300, 128), (1, 1)])
+def test_a_map_of_any_shape_becomes_a_mask_without_gaps(shape):
+    """Stripes of one pixel: where a side shrinks, a mask has their mean, not one in twenty."""
+    height, width = shape
+    stripes = ((np.arange(height)[:, None] + np.arange(width)) % 2).astype(np.float32)
+    mask = finished_mask(np.zeros((*shape, 3), np.uint8), stripes, Finish())
+    assert mask.shape == (128, 128)
+    if max(shape) > 128:
+        assert abs(mask - 0.5).max() < 0.1
+    level = finished_mask(
+        np.zeros((*shape, 3), np.uint8), np.full(shape, 0.3, np.float32), Finish()
+    )
+    np.testing.assert_allclose(level, 0.3, atol=1e-6)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.refine.config import (
     PhaseOneConfig,
     PhaseTwoConfig,
@@ -16,7 +17,7 @@ from pipeline.saliency.refine.config import (
     StudentConfig,
 )
 from pipeline.saliency.refine.handcrafted import HandCrafted
-from pipeline.saliency.refine.maps import to_bytes, write_map
+from pipeline.saliency.refine.maps import write_map
 from pipeline.saliency.refine.network import NetworkConfig
 from pipeline.saliency.refine.photos import read_photos
 from pipeline.saliency.refine.u2net import StudentNetworkConfig
@@ -37,6 +38,7 @@ TINY = RefineConfig(
         epochs=2,
         batch_size=3,
         jitter=0.2,
+        methods_weight=0.5,
         teacher_fusion=0.5,
         teacher_cut=True,
         mirrored_test=True,

@@ -23,9 +23,12 @@ def test_a_photo_and_its_map_lose_the_same_margins():
     """Maps are a channel of their photos: they stay so, and are whole at 1 but for the mirror."""
     rows, columns = np.mgrid[:40, :40].astype(np.uint8)
     images = np.stack([np.stack([rows, columns, rows + columns], axis=2) * 3] * 60)
-    parts, maps = cropped(images, images[..., 1], 0.7, np.random.default_rng(3))
+    parts, both = cropped(images, images[..., 1:], 0.7, np.random.default_rng(3))
     assert parts.shape == images.shape
-    np.testing.assert_array_equal(parts[..., 1], maps)
+    np.testing.assert_array_equal(parts[..., 1:], both)
+    _, one = cropped(images, images[..., 1:2], 0.7, np.random.default_rng(3))
+    np.testing.assert_array_equal(both[..., :1], one)
+    maps = both[..., 0]
     tops, lefts = parts[:, 0, :, 0].min(axis=1) // 3, maps[:, 0].min(axis=1) // 3
     heights = (parts[:, -1, 0, 0] - parts[:, 0, 0, 0]) / 3 + 1
     assert 27 <= heights.min() < 29 < 38 < heights.max() <= 40
@@ -34,7 +37,7 @@ def test_a_photo_and_its_map_lose_the_same_margins():
     np.testing.assert_allclose(heights, np.ptp(maps, axis=(1, 2)) / 3 + 1, atol=1)  # squares
     mirrored_ones = maps[:, 0, 0] > maps[:, 0, -1]
     assert 15 < mirrored_ones.sum() < 45
-    whole, _ = cropped(images, images[..., 1], 1.0, np.random.default_rng(3))
+    whole, _ = cropped(images, images[..., 1:2], 1.0, np.random.default_rng(3))
     for one in whole:
         assert any((one == image).all() for image in (images[0], images[0][:, ::-1]))
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.crf import refine_by_crf
 from pipeline.saliency.refine.chance import shuffled
 from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.fuse import fuse
 from pipeline.saliency.refine.history import History
 from pipeline.saliency.refine.initial import fresh_network
-from pipeline.saliency.refine.maps import read_map, read_maps, to_bytes, write_map
+from pipeline.saliency.refine.maps import read_map, read_maps, write_map
 from pipeline.saliency.refine.refine_method import refine_method
 from tests.pipeline.saliency.refine.refine_support import TINY, noisy_map, workshop_with
 

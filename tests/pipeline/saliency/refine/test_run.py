@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline import folder_lock
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.refine import distil, fuse, initial, refine_method
 from pipeline.saliency.refine import run as run_module
 from pipeline.saliency.refine.config import (
@@ -18,7 +19,7 @@ from pipeline.saliency.refine.config import (
     StudentConfig,
 )
 from pipeline.saliency.refine.handcrafted import HandCrafted
-from pipeline.saliency.refine.maps import read_map, to_bytes
+from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.network import NetworkConfig
 from pipeline.saliency.refine.predict import predict_masks
 from pipeline.saliency.refine.predictor import load_predictor
@@ -134,7 +135,7 @@ def test_what_is_left_says_where_it_comes_from(uninterrupted):
     facts = json.loads((uninterrupted / "saliency.json").read_text())
     assert facts["labels_involved"] is False
     assert facts["method"] == "deepusps-student"
-    assert facts["version"] == 3
+    assert facts["version"] == 4
     assert facts["methods"] == ["left", "right"]
     assert facts["fusion"] == "both"
     assert facts["num_photos"] == COUNT
@@ -196,9 +197,9 @@ def test_what_a_stage_makes_is_what_the_next_one_gets(tmp_path, monkeypatch):
         starts.append(start)
         return initial.fresh_network(*words, start=start)
 
-    def noting_teacher(workshop, teacher):
-        taught.append(teacher)
-        return distil.distil(workshop, teacher)
+    def noting_teacher(workshop, teacher, methods):
+        taught.append((teacher, methods))
+        return distil.distil(workshop, teacher, methods)
 
     def noting_fusion(network, fusion, workshop):
         blended.append(fusion)
@@ -213,7 +214,7 @@ def test_what_a_stage_makes_is_what_the_next_one_gets(tmp_path, monkeypatch):
     assert len(starts) == 2 * 2 + 1  # methods x rounds, and the fused network
     for start in starts:
         assert all(torch.equal(start[name], value) for name, value in weights.items())
-    assert taught == ["fused"]
+    assert taught == [("fused", ("left", "right"))]
     assert blended == ["both"]
     content = torch.load(trained.student, weights_only=True)
     finish = {"lean": 0.5, "crf": asdict(TINY.crf), "cut": True}

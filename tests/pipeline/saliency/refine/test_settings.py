@@ -20,7 +20,7 @@ def test_the_defaults_are_those_of_the_spec():
     assert (crf.iterations, crf.near_sigma, crf.near_weight) == (5, 3.0, 3.0)
     assert config.start.epochs == 0
     assert not one.correct_history
-    assert config.student.teacher_fusion == 0.0
+    assert (config.student.methods_weight, config.student.teacher_fusion) == (0.0, 0.0)
     assert (config.student.teacher_crf, config.student.teacher_cut) == (True, False)
     assert (config.student.crf_test, config.student.cut_test) == (False, False)
     assert (crf.colour_sigma_xy, crf.colour_sigma_rgb, crf.colour_weight) == (80.0, 13.0, 10.0)
@@ -79,6 +79,7 @@ def test_settings_change_what_they_name(budget):
         ("start.epochs=-1", "start.epochs must not be negative"),
         ("start.jitter=1.5", r"start.jitter must lie in 0..1"),
         ("student.teacher_fusion=2", "student.teacher_fusion must lie in 0..1"),
+        ("student.methods_weight=-1.0", "student.methods_weight must not be negative, got -1.0"),
         ("student.lean_test=-6.0", "student.lean_test must lie in -5..5, got -6.0"),
         ("student.crop=0.2", "student.crop must lie in 0.5..1"),
         ("batch_size=1", "batch_size must be at least 2"),

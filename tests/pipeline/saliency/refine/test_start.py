@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.finish import Finish, finished
 from pipeline.saliency.refine.augment import jittered, mirrored
 from pipeline.saliency.refine.chance import generator, shuffled
@@ -14,7 +15,7 @@ from pipeline.saliency.refine.config import StartConfig
 from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.fuse import write_fused_maps
 from pipeline.saliency.refine.initial import fresh_network
-from pipeline.saliency.refine.maps import read_map, to_bytes, write_map
+from pipeline.saliency.refine.maps import read_map, write_map
 from pipeline.saliency.refine.start import starting_weights
 from tests.pipeline.saliency.refine.refine_support import TINY, noisy_map, workshop_with
 

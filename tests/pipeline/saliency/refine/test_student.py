@@ -8,7 +8,8 @@ import torch
 from pipeline.saliency.crf import CrfConfig, refine_by_crf
 from pipeline.saliency.finish import Finish
 from pipeline.saliency.refine.chance import torch_generator
-from pipeline.saliency.refine.distil import distillation_loss
+from pipeline.saliency.refine.distil import distillation_loss, methods_loss
+from pipeline.saliency.refine.f_loss import f_measure_loss
 from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.predictor import (
     MaskSettings,
@@ -57,6 +58,20 @@ def test_the_loss_is_the_sum_of_seven_binary_cross_entropies():
     assert float(distillation_loss(maps, torch.from_numpy(target))) == pytest.approx(expected)
 
 
+def test_the_loss_of_methods_is_the_mean_over_methods_of_the_sum_over_maps():
+    rng = np.random.default_rng(2)
+    maps = [torch.from_numpy(rng.normal(size=(2, 4, 4))) for _ in range(7)]
+    targets = torch.from_numpy(rng.random((2, 3, 8, 8)))
+    thresholds = (0.25, 0.3, 0.45)
+    expected = 0.0
+    for logits in maps:
+        for method, threshold in enumerate(thresholds):
+            small = targets[:, method].reshape(2, 4, 2, 4, 2).mean(dim=(2, 4))
+            p = 1 / (1 + torch.exp(-logits))
+            expected += float(f_measure_loss(p, small, threshold=threshold, beta=4.0)) / 3
+    assert float(methods_loss(maps, targets, thresholds, 4.0)) == pytest.approx(expected)
+
+
 def test_the_folded_student_predicts_what_the_trained_one_does():
     student = drawn(TINY)
     for _ in range(3):  # statistics of BatchNorm away from their start
@@ -85,6 +100,15 @@ def test_a_mirrored_test_makes_mirrored_masks_of_mirrored_pictures():
     np.testing.assert_allclose(twice.probabilities(turned)[:, :, ::-1], found, atol=1e-5)
     mean = (once.probabilities(seen) + once.probabilities(turned)[:, :, ::-1]) / 2
     np.testing.assert_allclose(found, mean, atol=1e-5)
+
+
+def test_cues_that_are_given_are_those_it_would_have_made():
+    student = drawn(TINY).eval()
+    seen = torch.from_numpy(pictures(2, 128))
+    cues = student.cues(seen)
+    for given, own in zip(student(seen, cues), student(seen), strict=True):
+        assert torch.equal(given, own)
+    assert not torch.equal(student(seen, cues.flip(3))[0], student(seen)[0])
 
 
 def test_masks_pass_the_crf_at_their_own_size():
@@ -124,14 +148,14 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     save_state(other, {"state_dict": {}})
     damaged.write_bytes(b"PK\x03\x04 nothing")
     later_content = {key: {} for key in ("description", "network", "mask_settings", "state_dict")}
-    save_state(later, later_content | {"format": 4})
+    save_state(later, later_content | {"format": 5})
     del later_content["mask_settings"]
-    save_state(earlier, later_content | {"format": 2})
+    save_state(earlier, later_content | {"format": 3})
     for path, reason in (
         (other, "holds no student"),
         (damaged, "damaged"),
-        (later, "format 4, this version reads 3; train it again"),
-        (earlier, "format 2, this version reads 3; train it again"),
+        (later, "format 5, this version reads 4; train it again"),
+        (earlier, "format 3, this version reads 4; train it again"),
         (tmp_path / "missing.pt", "No such file"),
     ):
         with pytest.raises(ValueError, match=reason):
