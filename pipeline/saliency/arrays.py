@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+from pipeline.batch import Bytes
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Real = TypeVar("Real", np.float32, np.float64)
+Levels = TypeVar("Levels", np.uint8, np.float32)
 
 
 def pairwise_distances(points: Doubles) -> Doubles:
@@ -36,3 +39,15 @@ def to_bytes(salient: Floats) -> Bytes:
     """Return a map or maps of 0..1 as levels of 0..255, rounded."""
     levels: Bytes = np.rint(salient * np.float32(255)).clip(0, 255).astype(np.uint8)
     return levels
+
+
+def as_square(image: NDArray[Levels], side: int) -> NDArray[Levels]:
+    """Resize a picture or map [H, W, ...] of any shape to [side, side, ...].
+
+    Pixels are averaged along a side that shrinks, and joined by lines along one that grows. OpenCV
+    averages only where both shrink: of a strip it would take one pixel in twenty.
+    """
+    height, width = (min(length, side) for length in image.shape[:2])
+    shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    square: NDArray[Levels] = cv2.resize(shrunk, (side, side), interpolation=cv2.INTER_LINEAR)
+    return square

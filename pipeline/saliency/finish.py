@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from pipeline.batch import MASK_GRID, Bytes, Floats
+from pipeline.saliency.arrays import as_square
 from pipeline.saliency.crf import CrfConfig, refine_by_crf
 from pipeline.saliency.grab_cut import grab_cut
 
@@ -68,13 +68,5 @@ def finished_mask(picture: Bytes, salient: Floats, finish: Finish) -> Floats:
         salient: float32 [h, w] in 0..1, of any size.
         finish: what is done to it.
     """
-    small = cv2.resize(picture, (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_AREA)
-    return finished(small, _as_mask(salient), finish)
-
-
-def _as_mask(salient: Floats) -> Floats:
-    """Means of pixels along a side longer than a mask's, lines between them along others."""
-    height, width = (min(side, MASK_GRID) for side in salient.shape)
-    shrunk = cv2.resize(salient, (width, height), interpolation=cv2.INTER_AREA)
-    mask: Floats = cv2.resize(shrunk, (MASK_GRID, MASK_GRID), interpolation=cv2.INTER_LINEAR)
-    return mask.clip(0, 1)
+    mask: Floats = as_square(salient, MASK_GRID).clip(0, 1)
+    return finished(as_square(picture, MASK_GRID), mask, finish)

@@ -6,6 +6,7 @@ choice of this project. docs/saliency_training.md has them in a table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pipeline.saliency.crf import CrfConfig
@@ -127,7 +128,7 @@ class StudentConfig:
     batch_size: int = 12  # U2-Net [SRC]
     crop: float = 0.9  # of the side is seen at least: U2-Net's 288 of 320 [SRC], stretched [OURS]
     jitter: float = 0.0  # of brightness, contrast and colours, 0..1 (augment.py); U2-Net: none
-    methods_weight: float = 0.0  # of phase II's loss on all methods' own maps, in the loss [OURS]
+    methods_weight: float = 0.0  # of the start's loss, on all methods' own maps, in the loss [OURS]
     teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
     teacher_cut: bool = False  # and are averaged with a cut, see finish.py [OURS]
@@ -145,10 +146,8 @@ class StudentConfig:
             raise ValueError(
                 f"student.lean_test must lie in -{MOST_LEAN:g}..{MOST_LEAN:g}, got {self.lean_test}"
             )
-        if not self.methods_weight >= 0:
-            raise ValueError(
-                f"student.methods_weight must not be negative, got {self.methods_weight}"
-            )
+        if not 0 <= self.methods_weight < math.inf:
+            raise ValueError(f"student.methods_weight must be 0 or more, got {self.methods_weight}")
         if not 0.5 <= self.crop <= 1:
             raise ValueError(f"student.crop must lie in 0.5..1, got {self.crop}")
         if not (self.learning_rate > 0 and self.poly_power >= 0):

@@ -4,7 +4,7 @@ Hand-crafted methods rest on the border of the picture: what looks unlike it is 
 needs many photos to find that out, so it is given each pixel's distance from the border's colours:
 Mahalanobis distances to the four sides, after MB+ (Zhang et al., ICCV 2015), and to the whole
 picture. Two channels say where a pixel lies, as in CoordConv (Liu et al., 2018). The others are
-what hand-crafted methods find, in a form that suits batches (barrier_cue.py, grid_cues.py).
+what hand-crafted methods find (barrier_cue.py, grid_cues.py).
 
 Shapes: B pictures, h/w sides.
 """
@@ -23,13 +23,14 @@ _LEAST = 0.1  # distance, some 1 level of 255: what is less is rounding
 _NOISE = 0.02  # variance that each colour has at least, of colours with variance 1
 
 
-def border_cues(pictures: Tensor) -> Tensor:
-    """Return the cues, float32 [B, 11, h, w], of pictures [B, 3, h, w] normalised about zero.
+def student_cues(pictures: Tensor) -> Tensor:
+    """Return the cues, float32 [B, NUM_CUES, h, w], of pictures [B, 3, h, w] normalised about zero.
 
     Distances to the four sides, the least first, then to the whole picture, each divided by its
     largest (or 0.1); then the row, -1..1 from top to bottom, and the distance from the middle
     column, -1 there to 1; then the barrier distance and those of the grid. All but the two of the
-    place are moved from 0..1 to -0.9..2.1. A mirrored picture has the mirrored cues.
+    place are moved from 0..1 to -0.9..2.1. A mirrored picture has the mirrored cues; of the
+    barrier distance, whose scans begin in a corner, only nearly.
     """
     batch, _, height, width = pictures.shape
     high, wide = max(1, round(_BAND * height)), max(1, round(_BAND * width))

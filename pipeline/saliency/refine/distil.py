@@ -1,9 +1,8 @@
 """Distillation: the student learns the maps of the fused network, at its own size.
 
 The loss is U2-Net's, the sum of the seven maps' binary cross-entropies, against soft targets: so
-the student's values are probabilities as they are, and are not stretched picture by picture. Where
-photos are few, it learns the hand-crafted maps beside them, by the F-measure, as a start does: they
-are wrong in many ways, which is harder to learn by heart than one map of each photo.
+the student's values are probabilities as they are, and are not stretched picture by picture. With
+`methods_weight` it learns the hand-crafted maps beside them, by the F-measure, as a start does.
 
 Shapes: N photos, B of a batch, M methods, s sides of the student's input, h of its maps.
 """
@@ -12,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.batch import Bytes
+from pipeline.saliency.arrays import as_square
 from pipeline.saliency.refine.augment import cropped, jittered
 from pipeline.saliency.refine.chance import generator, torch_generator
 from pipeline.saliency.refine.f_loss import f_measure_loss
@@ -142,7 +141,5 @@ def _read(workshop: Workshop, stages: Sequence[str]) -> tuple[Bytes, Bytes]:
     targets = np.empty((len(photos.names), side, side, len(stages)), np.uint8)
     for number, name in enumerate(photos.names):
         for column, stage in enumerate(stages):
-            own = read_map(workshop.maps(stage) / name)
-            how = cv2.INTER_AREA if min(own.shape) > side else cv2.INTER_LINEAR
-            targets[number, ..., column] = cv2.resize(own, (side, side), interpolation=how)
+            targets[number, ..., column] = as_square(read_map(workshop.maps(stage) / name), side)
     return photos.pixels, targets

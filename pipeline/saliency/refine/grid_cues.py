@@ -20,8 +20,9 @@ NUM_GRID_CUES = 3
 _GRID = 16  # cells a side: 24 are a little better by themselves, and take ten times as long
 _REACH = 2  # cells that far away are neighbours: superpixels have neighbours of neighbours as well
 _SCALE = 0.25  # of colours of variance 1: differences at which an affinity falls to 1 / e
-_LEAST = 1e-6  # affinity of neighbours: no cell is cut off
-_KEPT = 0.99  # Yang et al., CVPR 2013
+_LEAST = 1e-4  # affinity of neighbours: float32 can still tell it from the rounding of a degree
+_KEPT = 0.99  # alpha of Yang et al., CVPR 2013, section 5.1
+_FAINT = 0.3  # greatest difference of two cells: where it is less, it is noise, and not stretched
 
 
 def grid_cues(colours: Tensor) -> Tensor:
@@ -29,7 +30,8 @@ def grid_cues(colours: Tensor) -> Tensor:
 
     How unlike the four sides a cell is; how like those cells it is that have more than the mean in
     the first (Yang et al., CVPR 2013, sections 4.1 and 4.2); the time until a walk that begins in a
-    cell comes to the border (Jiang et al., ICCV 2013). Each is stretched to 0..1.
+    cell comes to the border (Jiang et al., ICCV 2013, section 3; a step of it is as likely as two
+    cells are alike, and it never stays). Each is stretched to 0..1. One colour gives zeros.
     """
     batch, _, height, width = colours.shape
     cells = F.adaptive_avg_pool2d(colours, _GRID).flatten(2).transpose(1, 2)
@@ -39,27 +41,27 @@ def grid_cues(colours: Tensor) -> Tensor:
     graph = _graph(colours.device)
     weights = affinity * graph.linked  # [B, N, N]
     degree = weights.sum(dim=2)
-    ranks = torch.cholesky_inverse(
-        torch.linalg.cholesky(torch.diag_embed(degree) - _KEPT * weights)
-    )
+    ranks = torch.cholesky_inverse(_factor(torch.diag_embed(degree) - _KEPT * weights))
     ranks = ranks * (1 - torch.eye(_GRID**2, device=colours.device))  # none speaks for itself
     unlike = _stretched(
         torch.stack([1 - _stretched(r) for r in (ranks @ graph.sides).unbind(2)]).prod(0)
     )
-    chosen = (unlike > unlike.mean(dim=1, keepdim=True)).to(ranks.dtype)
+    chosen = (unlike >= unlike.mean(dim=1, keepdim=True)).to(ranks.dtype)
     like = _stretched((ranks @ chosen[..., None])[..., 0])
-    # copies of the border's cells absorb; a step ends there with the affinity to them
+    # cells of the border have doubles that absorb, linked to what they are linked to, and to them
     whole = degree + (affinity * graph.absorbing).sum(dim=2)
-    chain = torch.linalg.cholesky(torch.diag_embed(whole) - weights)
+    chain = _factor(torch.diag_embed(whole) - weights)
     time = _stretched(torch.cholesky_solve(whole[..., None], chain)[..., 0])
     maps = torch.stack([unlike, like, time], dim=1).view(batch, NUM_GRID_CUES, _GRID, _GRID)
+    contrast = (far.amax(dim=(1, 2)) / _FAINT).clamp(max=1)
+    maps = maps * contrast[:, None, None, None]
     return F.interpolate(maps, (height, width), mode="bilinear")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Graph:
     linked: Tensor  # [N, N], 0 or 1: neighbours; all cells of the border are linked
-    absorbing: Tensor  # [N, N]: 1 from a cell to itself and its neighbours that are of the border
+    absorbing: Tensor  # [N, N]: 1 from a cell to cells of the border, itself or linked
     sides: Tensor  # [N, 4]: the cells of the top, the bottom, the left and the right side
 
 
@@ -75,9 +77,15 @@ def _graph(device: torch.device) -> _Graph:
     linked = (near | (border[:, None] & border)) & (apart > 0)
     return _Graph(
         linked=linked.float().to(device),
-        absorbing=(near & border).float().to(device),
+        absorbing=((linked | (apart == 0)) & border).float().to(device),
         sides=sides.float().to(device),
     )
+
+
+def _factor(matrices: Tensor) -> Tensor:
+    """Cholesky factors; without the check, for which a GPU would be waited for."""
+    factors: Tensor = torch.linalg.cholesky_ex(matrices).L
+    return factors
 
 
 def _stretched(values: Tensor) -> Tensor:

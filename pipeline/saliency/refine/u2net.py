@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.saliency.refine.cues import NUM_CUES, border_cues
+from pipeline.saliency.refine.cues import NUM_CUES, student_cues
 from pipeline.saliency.refine.network import normalised
 
 SIDE_STEP = 64  # of inputs: the stem halves, the levels pool five times
@@ -65,20 +65,21 @@ class Student(nn.Module):
         self.all_sides = nn.Conv2d(6, 1, 1)
 
     def cues(self, pictures: Tensor) -> Tensor:
-        """Return what the student is told of uint8 pictures [B, s, s, 3]: float32 [B, 11, h, h]."""
-        return border_cues(F.avg_pool2d(normalised(pictures), 2, ceil_mode=True))
+        """Return what it is told of uint8 pictures [B, s, s, 3]: float32 [B, NUM_CUES, h, h]."""
+        return _told(normalised(pictures))
 
     def forward(self, pictures: Tensor, cues: Tensor | None = None) -> list[Tensor]:
         """Return seven maps of logits [B, h, h] of uint8 pictures [B, s, s, 3].
 
         Args:
             pictures: what is seen.
-            cues: of these pictures, where they are known: they take as long as half of the rest.
+            cues: of these pictures, where they are known already.
         """
-        x = self.stem(normalised(pictures))
+        pixels = normalised(pictures)
+        x = self.stem(pixels)
         size = x.shape[2:]
-        cues = self.cues(pictures) if cues is None else cues
-        x = torch.cat([x, cues.to(x.dtype)], dim=1)
+        told = _told(pixels) if cues is None else cues
+        x = torch.cat([x, told.to(x.dtype)], dim=1)
         levels: list[Tensor] = []
         for block in self.down:
             x = block(x if not levels else F.max_pool2d(x, 2, ceil_mode=True))
@@ -130,6 +131,10 @@ class Unit(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> None:
         conv = nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
         super().__init__(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _told(pixels: Tensor) -> Tensor:
+    return student_cues(F.avg_pool2d(pixels, 2, ceil_mode=True))
 
 
 def _to(x: Tensor, size: torch.Size) -> Tensor:

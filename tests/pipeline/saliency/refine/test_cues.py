@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.saliency.refine.barrier_cue import barrier_cue
-from pipeline.saliency.refine.cues import NUM_CUES, border_cues
+from pipeline.saliency.refine.cues import NUM_CUES, student_cues
 from pipeline.saliency.refine.grid_cues import grid_cues
 
 
@@ -35,35 +35,34 @@ def transcribed(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (29, 40)])
 def test_distances_are_those_of_mahalanobis(height, width):
     pictures = drawn(height, width)
-    cues = border_cues(pictures).numpy()
+    cues = student_cues(pictures).numpy()
     assert cues.shape == (2, NUM_CUES, height, width)
     for picture, found in zip(pictures.numpy(), cues, strict=True):
         np.testing.assert_allclose((found[:5] + 0.9) / 3, transcribed(picture), atol=1e-4)
 
 
 def test_places_run_from_top_to_bottom_and_from_the_middle_to_the_sides():
-    rows, columns = border_cues(drawn(5, 5))[0, 5:7].numpy()
+    rows, columns = student_cues(drawn(5, 5))[0, 5:7].numpy()
     np.testing.assert_allclose(rows[:, 2], [-1, -0.5, 0, 0.5, 1])
     np.testing.assert_allclose(columns[2], [1, 0, -1, 0, 1])
 
 
 def test_a_mirrored_picture_has_mirrored_cues():
     pictures = drawn(24, 31)
-    apart = (border_cues(pictures.flip(3)).flip(3) - border_cues(pictures)).abs()
-    barrier = apart[:, 7]  # a rounding may make another of two equal ways the better one
-    assert barrier.mean() < 2e-3
+    apart = (student_cues(pictures.flip(3)).flip(3) - student_cues(pictures)).abs()
+    assert apart[:, 7].mean() < 0.1  # scans begin in a corner
     apart[:, 7] = 0
     assert apart.max() < 1e-3
 
 
 def test_one_colour_is_at_no_distance():
-    assert border_cues(torch.full((1, 3, 16, 16), -2.0))[0, :5].numpy() == pytest.approx(-0.9)
+    assert student_cues(torch.full((1, 3, 16, 16), -2.0))[0, :5].numpy() == pytest.approx(-0.9)
 
 
 def test_the_last_cues_are_the_barrier_distance_and_those_of_the_grid():
     pictures = drawn(40, 48)
     red, green, blue = pictures.unbind(1)
     colours = torch.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], dim=1)
-    found = (border_cues(pictures)[:, 7:] + 0.9) / 3
+    found = (student_cues(pictures)[:, 7:] + 0.9) / 3
     torch.testing.assert_close(found[:, :1], barrier_cue(colours), atol=1e-5, rtol=0)
     torch.testing.assert_close(found[:, 1:], grid_cues(colours), atol=1e-5, rtol=0)

@@ -44,11 +44,13 @@ def transcribed(picture: np.ndarray) -> np.ndarray:
     weights, absorbed = np.zeros((count, count)), np.zeros(count)
     for i, a in enumerate(cells):
         for j, b in enumerate(cells):
-            affinity = max(np.exp(-np.linalg.norm(colours[a] - colours[b]) / 0.25), 1e-6)
+            affinity = max(np.exp(-np.linalg.norm(colours[a] - colours[b]) / 0.25), 1e-4)
             near = max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= 2
-            if i != j and (near or (border[i] and border[j])):
+            if i != j and not (near or (border[i] and border[j])):
+                continue
+            if i != j:
                 weights[i, j] = affinity
-            if near and border[j]:
+            if border[j]:  # its double
                 absorbed[i] += affinity
     degree = weights.sum(axis=1)
     ranks = np.linalg.inv(np.diag(degree) - 0.99 * weights)
@@ -57,17 +59,32 @@ def transcribed(picture: np.ndarray) -> np.ndarray:
     for side in sides:
         unlike *= 1 - stretched(ranks @ np.array(side, float))
     unlike = stretched(unlike)
-    like = stretched(ranks @ (unlike > unlike.mean()).astype(float))
-    # a step of the chain: to neighbours, or to a copy of the border, in proportion to affinity
+    like = stretched(ranks @ (unlike >= unlike.mean()).astype(float))
+    # a step of the chain: to what is linked, or to a double, in proportion to affinity
     steps = weights / (degree + absorbed)[:, None]
     fundamental = np.linalg.inv(np.eye(count) - steps)
     time = stretched(fundamental.sum(axis=1))
     return np.stack([unlike, like, time]).reshape(3, CELLS, CELLS)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_they_are_what_the_papers_say(seed):
-    picture = scene(seed)
+def black_on_white(places: list[tuple[int, int, int, int]]) -> np.ndarray:
+    """Rectangles that nothing but the least affinity ties to what is around them."""
+    picture = np.full((3, 64, 64), 2.4, np.float32)
+    for top, left, bottom, right in places:
+        picture[:, top:bottom, left:right] = -2.1
+    return picture
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        scene(0),
+        scene(1),
+        black_on_white([(20, 16, 48, 40)]),
+        black_on_white([(8, 8, 24, 32), (36, 20, 60, 28), (40, 44, 52, 52)]),
+    ],
+)
+def test_they_are_their_definitions(picture):
     found = grid_cues(torch.from_numpy(picture)[None])[0].numpy()
     assert found.shape == (3, 64, 64)
     for cue, cells in zip(found, transcribed(picture), strict=True):
@@ -95,11 +112,14 @@ def test_mirrored_pictures_have_mirrored_cues_whoever_is_beside_them(seed):
 
 
 def test_cells_that_are_like_nothing_are_not_cut_off():
-    """Affinities of exp(-400) are 0 in float32: a degree of 0 would divide by it."""
+    """Affinities of exp(-400) are 0 in float32: a matrix of such rows has no factor."""
     pictures = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 16, 16)) * 100).float()
     assert torch.isfinite(grid_cues(pictures)).all()
 
 
 @pytest.mark.parametrize("level", [-2.0, 0.0, 2.0])
-def test_one_colour_gives_finite_cues(level):
-    assert torch.isfinite(grid_cues(torch.full((2, 3, 64, 64), level))).all()
+def test_nothing_stands_out_of_one_colour_and_noise_is_not_stretched(level):
+    flat = torch.full((2, 3, 64, 64), level)
+    assert (grid_cues(flat) == 0).all()
+    noise = flat + 0.01 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
+    assert grid_cues(noise).max() < 0.2

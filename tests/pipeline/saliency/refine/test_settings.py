@@ -79,7 +79,7 @@ def test_settings_change_what_they_name(budget):
         ("start.epochs=-1", "start.epochs must not be negative"),
         ("start.jitter=1.5", r"start.jitter must lie in 0..1"),
         ("student.teacher_fusion=2", "student.teacher_fusion must lie in 0..1"),
-        ("student.methods_weight=-1.0", "student.methods_weight must not be negative, got -1.0"),
+        ("student.methods_weight=-1.0", "student.methods_weight must be 0 or more, got -1.0"),
         ("student.lean_test=-6.0", "student.lean_test must lie in -5..5, got -6.0"),
         ("student.crop=0.2", "student.crop must lie in 0.5..1"),
         ("batch_size=1", "batch_size must be at least 2"),
