@@ -33,7 +33,7 @@ _DEFAULTS = "; ".join(f"{budget}: {','.join(names)}" for budget, names in TEACHE
     type=click.Choice(list(BUDGETS)),
     default="small",
     show_default=True,
-    help="small: some thousand photos, an hour on two cores; paper: DeepUSPS's settings, on a GPU.",
+    help="small: some hundred photos, minutes on two cores; paper: DeepUSPS's settings, on a GPU.",
 )
 @click.option(
     "--encoder",

@@ -80,7 +80,7 @@ def train_masks(
         with report("photos", len(records)) as tick:
             photos = read_photos(records, config.network.size, pool, tick)
         if len(photos) < 2:
-            raise ValueError("one photo alone cannot teach a network; give some thousand")
+            raise ValueError("one photo alone cannot teach a network; give some hundred")
         plan = _plan(photos, methods, config, encoder)
         _start(out, plan)
         workshop = Workshop(
