@@ -2,7 +2,7 @@
 
 The hand-crafted methods of these names (manifold_ranking.py, absorbing_chain.py) have superpixels
 as nodes, another number in each picture. Here nodes are the cells of a grid, so that a batch of
-pictures is a batch of matrices of one size: 2 ms a picture on one core.
+pictures is a batch of matrices of one size: 1.5 ms a picture on one core.
 
 Shapes: B pictures, h/w sides, N = 256 cells.
 """
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NUM_GRID_CUES = 3
-_GRID = 16  # cells a side: 24 are a little better by themselves, and take ten times as long
+_GRID = 16  # cells a side: 24 are a little better by themselves, at five times the work
 _REACH = 2  # cells that far away are neighbours: superpixels have neighbours of neighbours as well
 _SCALE = 0.25  # of colours of variance 1: differences at which an affinity falls to 1 / e
 _LEAST = 1e-4  # affinity of neighbours: float32 can still tell it from the rounding of a degree
