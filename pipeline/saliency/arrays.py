@@ -42,7 +42,7 @@ def to_bytes(salient: Floats) -> Bytes:
 
 
 def as_square(image: NDArray[Levels], side: int) -> NDArray[Levels]:
-    """Resize a picture or map [H, W, ...] of any shape to [side, side, ...].
+    """Resize a picture [H, W, 3] or a map [H, W] of any shape to [side, side, 3] or [side, side].
 
     Pixels are averaged along a side that shrinks, and joined by lines along one that grows. OpenCV
     averages only where both shrink: of a strip it would take one pixel in twenty.

@@ -17,7 +17,9 @@ from pipeline.saliency.one_thread import one_thread_each
 from pipeline.saliency.provenance import MaskMethod
 from pipeline.saliency.superpixels import SceneSettings
 
-VERSION = 2  # goes up when the same picture gets another mask
+# of a method; goes up when the same picture gets another mask
+_VERSIONS = {FINISHED: 2}  # 2: of strips, whose long side was sampled
+_FIRST = 1
 _LONGEST_SIDE = 600  # a larger picture is reduced: methods see half of that, masks have 128 cells
 
 
@@ -38,7 +40,7 @@ class HandCraftedMasks:
     def method(self) -> MaskMethod:
         return MaskMethod(
             name=self.name,
-            version=VERSION,
+            version=_VERSIONS.get(self.name, _FIRST),
             labels_involved=False,
             settings={
                 "longest_side": _LONGEST_SIDE,

@@ -15,7 +15,8 @@ def one_thread_each() -> Iterator[None]:
     """BLAS and OpenCV work in the thread that calls them.
 
     Sums have one order then whatever the machine, and where all cores have pictures of their own,
-    threads would only wait: a CRF takes 35 ms, and 230 where each takes all of two cores.
+    threads would only wait: a CRF that took 35 ms took 230 where each had all of two cores. A BLAS
+    that is loaded after the first call is not limited.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

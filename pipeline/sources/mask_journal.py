@@ -104,10 +104,13 @@ def _check(path: Path, first: bytes, method: MaskMethod) -> None:
     if not ours:
         raise ValueError(f"{path} is in the way and not of this command's making; move it away")
     before = header["method"]
-    those = "those"
+    given = before["model_sha256"] is None
     if before["name"] != method.name:
-        given = before["model_sha256"] is None
         those = f"--saliency {before['name']}" if given else "its --saliency-model"
+    elif before["version"] != method.version and given:
+        those = "the version of this project that began it"
+    else:
+        those = "those"
     raise ValueError(
         f"{path} holds masks of an unfinished conversion by {before['name']}, version "
         f"{before['version']}, of other settings than now ({method.name}, version "

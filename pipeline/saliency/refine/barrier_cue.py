@@ -21,6 +21,7 @@ from pipeline.saliency.arrays import Floats
 from pipeline.saliency.compiled_scan import barrier_distance
 
 _SIDE = 64
+_THREADS = 8
 _LEAST = 0.3  # what a largest distance is taken for at least: less is noise
 
 
@@ -28,12 +29,12 @@ def barrier_cue(colours: Tensor) -> Tensor:
     """Return [B, 1, h, w], 0..1, of colours [B, 3, h, w], float32 of variance about 1.
 
     Colours are averaged over 3 x 3 pixels; the channels' distances are added up and divided by the
-    largest sum. As many pictures at once as torch has threads.
+    largest sum. Pictures are shared among torch's threads, up to eight: more take as long to begin.
     """
     height, width = colours.shape[2:]
     smooth = F.avg_pool2d(colours, 3, stride=1, padding=1, count_include_pad=False)
     pictures = F.adaptive_avg_pool2d(smooth, _SIDE).cpu().contiguous().numpy()
-    threads = min(torch.get_num_threads(), len(pictures))
+    threads = min(torch.get_num_threads(), len(pictures), _THREADS)
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             scanned = list(pool.map(_distance, pictures))

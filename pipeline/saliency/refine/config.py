@@ -128,7 +128,7 @@ class StudentConfig:
     batch_size: int = 12  # U2-Net [SRC]
     crop: float = 0.9  # of the side is seen at least: U2-Net's 288 of 320 [SRC], stretched [OURS]
     jitter: float = 0.0  # of brightness, contrast and colours, 0..1 (augment.py); U2-Net: none
-    methods_weight: float = 0.0  # of the start's loss, on all methods' own maps, in the loss [OURS]
+    methods_weight: float = 0.0  # of the start's loss on the methods' own maps, added [OURS]
     teacher_fusion: float = 0.0  # weight of the hand-crafted fusion in the teacher's maps [OURS]
     teacher_crf: bool = True  # the teacher's maps pass the CRF, as in DeepUSPS's test [SRC]
     teacher_cut: bool = False  # and are averaged with a cut, see finish.py [OURS]

@@ -131,7 +131,7 @@ def _run_epoch(
 
 
 def _read(workshop: Workshop, stages: Sequence[str]) -> tuple[Bytes, Bytes]:
-    """Photos and the maps of stages at the student's size: [N, s, s, 3] and [N, s, s, stages]."""
+    """Photos, [N, s, s, 3], and maps of stages, [N, s, s, len(stages)], at the student's size."""
     side = workshop.config.student.network.side
     records = workshop.photos.records
     with workshop.report("photos for the student", len(records)) as tick:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NUM_GRID_CUES = 3
-_GRID = 16  # cells a side: 24 are a little better by themselves, at five times the work
+_GRID = 16  # cells a side: 24 are a little better by themselves, at five to seven times the work
 _REACH = 2  # cells that far away are neighbours: superpixels have neighbours of neighbours as well
 _SCALE = 0.25  # of colours of variance 1: differences at which an affinity falls to 1 / e
 _LEAST = 1e-4  # affinity of neighbours: float32 can still tell it from the rounding of a degree
@@ -28,10 +28,11 @@ _FAINT = 0.3  # greatest difference of two cells: where it is less, it is noise,
 def grid_cues(colours: Tensor) -> Tensor:
     """Return [B, 3, h, w], 0..1, of colours [B, 3, h, w], float32 of variance about 1.
 
-    How unlike the four sides a cell is; how like those cells it is that have more than the mean in
-    the first (Yang et al., CVPR 2013, sections 4.1 and 4.2); the time until a walk that begins in a
-    cell comes to the border (Jiang et al., ICCV 2013, section 3; a step of it is as likely as two
-    cells are alike, and it never stays). Each is stretched to 0..1. One colour gives zeros.
+    The first says how unlike the four sides a cell is (Yang et al., CVPR 2013, section 4.1), the
+    second how like the cells that reach the mean of the first (section 4.2), the third how long a
+    walk that begins in a cell takes to the border (Jiang et al., ICCV 2013, section 3): steps are
+    as likely as cells are alike, and it never stays. Each is stretched to 0..1; one colour gives
+    zeros.
     """
     batch, _, height, width = colours.shape
     cells = F.adaptive_avg_pool2d(colours, _GRID).flatten(2).transpose(1, 2)

@@ -9,23 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
 
+from pipeline.saliency import one_thread
 from pipeline.saliency.arrays import as_square, to_bytes
 from pipeline.saliency.one_thread import one_thread_each
 
 
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_cells_are_means_where_sides_shrink_by_whole_numbers(side, down, across, seed):
+    values = np.random.default_rng(seed).random((side * down, side * across, 3)).astype(np.float32)
+    cells = values.reshape(side, down, side, across, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(as_square(values, side), cells, atol=1e-5)
+
+
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_a_square_keeps_what_a_side_averages(height, width, side, seed):
-    """Where both sides shrink by whole numbers, its cells are the means; a level stays a level."""
-    values = np.random.default_rng(seed).random((height, width, 2)).astype(np.float32)
+def test_a_square_has_no_value_that_the_picture_has_not(height, width, side, seed):
+    values = np.random.default_rng(seed).random((height, width)).astype(np.float32)
     square = as_square(values, side)
-    assert square.shape == (side, side, 2)
-    assert square.min() >= values.min() - 1e-5
-    assert square.max() <= values.max() + 1e-5
-    level = as_square(np.full((height, width), 0.3, np.float32), side)
-    np.testing.assert_allclose(level, 0.3, atol=1e-4)
-    if height % side == 0 and width % side == 0:
-        cells = values.reshape(side, height // side, side, width // side, 2).mean(axis=(1, 3))
-        np.testing.assert_allclose(square, cells, atol=1e-5)
+    assert square.shape == (side, side)
+    assert square.min() >= values.min() - 1e-4
+    assert square.max() <= values.max() + 1e-4
 
 
 @pytest.mark.parametrize("shape", [(12, 2500), (2500, 12)])
@@ -44,6 +46,7 @@ def blas_threads() -> set[int]:
 
 
 def test_blas_and_opencv_have_one_thread_and_get_theirs_back():
+    one_thread._controller.cache_clear()  # whatever was loaded since
     before, cv2_before = blas_threads(), cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:

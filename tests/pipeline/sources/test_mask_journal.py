@@ -86,6 +86,15 @@ def test_another_name_says_how_to_go_on(tmp_path, sha256, way):
         pass
 
 
+def test_another_version_of_a_method_says_how_to_go_on(path):
+    later = replace(METHOD, version=METHOD.version + 1)
+    with (
+        pytest.raises(ValueError, match="go on with the version of this project that began it, or"),
+        opened_journal(path, later),
+    ):
+        pass
+
+
 def test_nothing_stays_of_a_conversion_that_made_no_mask(tmp_path):
     with opened_journal(tmp_path / "out.masks", METHOD):
         assert (tmp_path / "out.masks").exists()

@@ -61,7 +61,7 @@ def test_with_a_weight_all_maps_teach(workshop, stage):
 
 
 def test_each_method_has_its_own_threshold(workshop):
-    """0.6 for one of them, then for the other: swapped, they would be the same."""
+    """0.6 for one of them, then for the other: ignored, they would be the same."""
     left, right = (learned(workshop, 0.5, thresholds=((name, 0.6),)) for name in METHODS)
     assert not torch.equal(left, right)
     assert not torch.equal(left, learned(workshop, 0.5))
