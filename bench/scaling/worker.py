@@ -104,18 +104,19 @@ def consume(take: Take, trial: Trial) -> Counted:
 def _paced(take: Take, pace: float, goes_on: Callable[[int, float], bool]) -> Counted:
     """Take batches at a pace while `goes_on(steps, seconds)`."""
     steps, images, waited, cpu = 0, 0, 0.0, time.process_time()
-    start = due = time.perf_counter()
-    while goes_on(steps, due - start):
+    # since the start: a clock of many hours rounds each pace, and hundreds of them add up
+    start, due = time.perf_counter(), 0.0
+    while goes_on(steps, due):
         asked = time.perf_counter()
         images += take()
         now = time.perf_counter()
         waited += now - asked
-        due = max(due, now - _LATE) + pace
-        time.sleep(max(0.0, due - time.perf_counter()))
+        due = max(due, now - start - _LATE) + pace
+        time.sleep(max(0.0, start + due - time.perf_counter()))
         steps += 1
     return Counted(
         images=images,
-        seconds=due - start,
+        seconds=due,
         waited=waited,
         cpu_seconds=time.process_time() - cpu,
     )
