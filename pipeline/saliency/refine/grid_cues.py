@@ -43,7 +43,7 @@ def grid_cues(colours: Tensor) -> Tensor:
     weights = affinity * graph.linked  # [B, N, N]
     degree = weights.sum(dim=2)
     ranks = torch.cholesky_inverse(_factor(torch.diag_embed(degree) - _KEPT * weights))
-    ranks = ranks * (1 - torch.eye(_GRID**2, device=colours.device))  # none speaks for itself
+    ranks.diagonal(dim1=1, dim2=2).zero_()  # none speaks for itself
     unlike = _stretched(
         torch.stack([1 - _stretched(r) for r in (ranks @ graph.sides).unbind(2)]).prod(0)
     )

@@ -62,9 +62,8 @@ class Predictor:
         """Return what the student says, float32 [B, h, h] in 0..1, of uint8 [B, s, s, 3]."""
         with torch.inference_mode(), half_precision(self._device):
             seen = torch.from_numpy(pictures).to(self._device)
-            cues = self._student.cues(
-                seen
-            )  # once: mirrored, they are those of the mirrored picture
+            # made once: mirrored, they serve for the mirrored picture
+            cues = self._student.cues(seen)
             salient = self._student(seen, cues)[0].sigmoid()
             if self._mask_settings.mirrored:
                 other = self._student(seen.flip(2), cues.flip(3))[0].sigmoid()
