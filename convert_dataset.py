@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from console import Refused, outlive_output
 from pipeline.shards import FORMATS, Manifest, open_shards
 from pipeline.shards.described import described, summarised
 from pipeline.shards.files import find_damaged
@@ -43,12 +44,6 @@ from pipeline.sources.stop import Stop
 from pipeline.sources.workers import WorkerDied, prepare_all, start_early
 
 STOP = Stop()
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -344,5 +339,6 @@ def parse_max_bad(text: str) -> Callable[[int], float]:
 
 
 if __name__ == "__main__":
+    outlive_output()
     STOP.listen()
     main()

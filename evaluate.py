@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from console import Refused, outlive_output
 from evaluation.comparison import HEADS, cell_text, is_chosen
 from evaluation.encoders import OpenedEncoder, initial_encoder, open_encoder
 from evaluation.knn import KnnConfig
@@ -34,12 +35,6 @@ from pipeline.loader import LoaderConfig
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.shards import open_shards
 from training.config import apply_settings
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -292,4 +287,5 @@ def track(stage: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 if __name__ == "__main__":
+    outlive_output()
     main()

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import torch
 
+from console import Refused, outlive_output
 from model import checkpoint
 from model.distributed import barrier, broadcast_parameters, from_main, synchronise_batchnorm
 from model.guard import Guard
@@ -120,12 +121,6 @@ def main(
     if as_json:
         click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
     sys.exit(status)
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -342,4 +337,5 @@ def _in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
 
 
 if __name__ == "__main__":
+    outlive_output()
     main()

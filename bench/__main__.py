@@ -20,6 +20,7 @@ from bench.scaling.command import scaling_command
 from bench.step.command import step_command
 from bench.table import table
 from bench.trace import TraceRequest, trace
+from console import outlive_output
 from training.config import apply_settings
 from training.presets import load_preset
 
@@ -129,4 +130,5 @@ for command in (
     bench.add_command(command)
 
 if __name__ == "__main__":
+    outlive_output()
     bench(prog_name="python -m bench")

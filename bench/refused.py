@@ -10,13 +10,8 @@ from typing import Any
 import click
 
 from bench.table import failed
+from console import Refused
 from pipeline.loader.decode import TooManyBadSamples
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @contextmanager

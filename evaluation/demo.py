@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from console import outlive_output
 from evaluation.report import write_run_report
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -91,4 +92,5 @@ def _evaluation(*arguments: object) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    outlive_output()
     main()

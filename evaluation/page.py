@@ -7,12 +7,13 @@ put its section into the report of a training run without knowing how the others
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+
+from files import write_text_whole
 
 _HERE = Path(__file__).parent
 _TITLES = re.compile(r"<!-- report (\{.*?\}) -->")
@@ -51,9 +52,7 @@ def write_report(
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
     page = _page(sections, title=title, subtitle=subtitle)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_whole(path, page)
 
 
 def read_sections(path: Path) -> list[Section]:

@@ -7,13 +7,13 @@ put them side by side.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evaluation.accuracy import Accuracy
+from files import write_text_whole
 
 PROTOCOLS = {
     "knn": "kNN",
@@ -70,9 +70,7 @@ def accuracy_columns(accuracy: Accuracy, prefix: str = "") -> dict[str, float]:
 def write_result(result: EvaluationResult, folder: Path) -> Path:
     """Write a result into a folder, replacing an earlier one of the same protocol."""
     path = folder / result.file_name
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_whole(path, json.dumps(asdict(result), indent=2) + "\n")
     return path
 
 

@@ -21,7 +21,6 @@ DIRECTORY/encoder-00001234.pt is the encoder alone at a milestone, DIRECTORY/enc
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import re
 import zipfile
@@ -33,6 +32,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from files import write_whole
 from model.relicv2 import ReLICv2
 from model.resnet import ResNet, ResNetConfig
 
@@ -219,22 +219,8 @@ def _numbered(directory: Path, kind: str) -> dict[int, Path]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file that is there whole or not at all, whatever happens meanwhile."""
-    unfinished = path.with_name(_UNFINISHED)  # a killed run leaves one at most
-    try:
-        with unfinished.open("wb") as file:
-            _dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)  # the disk may be full
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # else a power cut may take the new name back
-    finally:
-        os.close(folder)
+    """Write a file whole or not at all; a killed run leaves one that is unfinished at most."""
+    write_whole(path, lambda file: _dump(content, file), partial=path.with_name(_UNFINISHED))
 
 
 def _dump(content: Mapping[str, Any], file: BinaryIO) -> None:

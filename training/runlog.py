@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from files import write_text_whole
 from model.collapse import collapse_warning
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
@@ -89,7 +90,7 @@ class RunLog:
             self.say(f"replaced: {line}")
         self.bad_samples |= new
         listed = {str(i): self.bad_samples[i] for i in sorted(self.bad_samples)}
-        _write_atomically(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
+        write_text_whole(self._out / BAD_SAMPLES_NAME, json.dumps(listed, indent=2) + "\n")
 
     def keep_skipped_steps(self, skipped: Mapping[int, list[int]]) -> None:
         """Say which steps have been skipped since the last call, and keep the whole list."""
@@ -115,7 +116,7 @@ class RunLog:
 
     def _write_skipped_steps(self) -> None:
         by_step = {str(step + 1): self.skipped_steps[step] for step in sorted(self.skipped_steps)}
-        _write_atomically(self._out / SKIPPED_STEPS_NAME, json.dumps(by_step) + "\n")
+        write_text_whole(self._out / SKIPPED_STEPS_NAME, json.dumps(by_step) + "\n")
 
     def close(self) -> None:
         self._progress.close()
@@ -235,7 +236,7 @@ def write_description(out: Path, config: TrainConfig, manifest: Manifest, world:
         "platform": platform.platform(),
         "versions": installed_versions(),
     }
-    _write_atomically(out / "config.json", json.dumps(description, indent=2) + "\n")
+    write_text_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
 
 
 def check_same_run(out: Path, config: TrainConfig, manifest: Manifest) -> None:
@@ -298,7 +299,7 @@ def _keep_until(path: Path, step: int) -> int:
         last = max(last, record["step"])
         if record["step"] <= step:
             lines.append(line)
-    _write_atomically(path, "".join(line + "\n" for line in lines))
+    write_text_whole(path, "".join(line + "\n" for line in lines))
     return last
 
 
@@ -308,13 +309,6 @@ def _read_listed(path: Path) -> dict[int, Any]:
         return {}
     listed = json.loads(path.read_text(encoding="utf-8"))
     return {int(number): known for number, known in listed.items()}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Replace a file at once: a kill leaves the old one or the new one."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
 
 
 def _check_writable(out: Path) -> None:

@@ -22,6 +22,7 @@ from bench.certificate.report import report
 from bench.certificate.schedule import Schedule, make_schedule
 from bench.environment import environment
 from bench.harness import tell
+from files import write_text_whole
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
@@ -170,6 +171,4 @@ def _write(
         "ranks": ranks,
     }
     path = request.out / NAME
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result) + "\n")
-    partial.replace(path)
+    write_text_whole(path, json.dumps(result) + "\n")

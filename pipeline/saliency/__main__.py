@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from console import outlive_output
 from pipeline.saliency.console import refusing, report
 from pipeline.saliency.evaluate import Row, evaluate
 from pipeline.saliency.labelled import list_labelled
@@ -98,4 +99,5 @@ main.add_command(predict_command)
 main.add_command(sheet_command)
 
 if __name__ == "__main__":
+    outlive_output()
     main()

@@ -11,14 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from console import Refused
+
 NAMES_SHOWN = 10
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
-
-
-class Refused(click.ClickException):
-    """What the user asked for cannot be done: one line, exit status 2."""
-
-    exit_code = 2
 
 
 @contextmanager

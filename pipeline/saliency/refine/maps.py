@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from files import write_whole
 from pipeline.batch import Bytes
 
 
@@ -24,13 +25,7 @@ def write_map(path: Path, values: Bytes) -> None:
     encoded, png = cv2.imencode(".png", values, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not encoded:
         raise ValueError(f"{path}: a map of shape {values.shape} cannot be encoded")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(png.tobytes())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: file.write(png.tobytes()))
 
 
 def missing_maps(folder: Path, names: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from files import write_text_whole
 from pipeline.folder_lock import locked
 from pipeline.saliency.finish import Finish
 from pipeline.saliency.refine.config import RefineConfig
@@ -189,6 +190,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text_whole(path, json.dumps(values, indent=2) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from files import write_whole
 
 
 def save_state(path: Path, content: Mapping[str, Any]) -> None:
@@ -19,16 +20,7 @@ def save_state(path: Path, content: Mapping[str, Any]) -> None:
         OSError: it cannot be written; an older file of that name is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: torch.save(dict(content), file))
 
 
 def load_state(path: Path) -> dict[str, Any]:
