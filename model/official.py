@@ -3,7 +3,8 @@
 The released files are pickles of haiku trees: module name -> parameter name -> array, each with a
 leading device axis. Names and layouts were checked on trees that haiku 0.0.17 makes: its ResNet-18,
 -50 and -101 and ours agree in their features to 5e-6, 6e-5 and 4e-4 of the largest one (float32);
-with padding="symmetric" nothing agrees. No released file was at hand.
+with padding="symmetric" nothing agrees. No released file was at hand. The authors' own ResNet-18
+and -34 have a projection in the first block of the first group, which ours (and haiku's) lack.
 
     res_net50/~/initial_conv                                     conv1
     res_net50/~/initial_batchnorm                                bn1

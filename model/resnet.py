@@ -2,7 +2,8 @@
 
 A normalised view [B, 3, H, W] becomes mean-pooled features [B, F]. Parameters are named as in
 torchvision, so weights travel both ways; `padding="same"` pads as TensorFlow does, which the
-weights released by the authors need. Architecture: official code, utils/networks.py [SRC].
+weights released by the authors need. Architecture: official code, utils/networks.py [SRC], but for
+ResNet-18 and -34, which are torchvision's.
 
 Shapes: B batch, H/W sides of a view, F features (512 or 2048, times the width).
 """
@@ -139,7 +140,11 @@ def _group(config: ResNetConfig, index: int) -> nn.Sequential:
 
 
 class BasicBlock(nn.Module):
-    """3x3, 3x3, plus the shortcut: ResNet-18 and -34."""
+    """3x3, 3x3, plus the shortcut: ResNet-18 and -34 as in torchvision.
+
+    The authors' code has a projection in the first block of the first group too; here, as in the
+    ResNet paper and in torchvision, that shortcut is the identity.
+    """
 
     def __init__(self, inputs: int, inner: int, stride: int, *, same: bool) -> None:
         super().__init__()

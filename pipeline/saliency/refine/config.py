@@ -98,7 +98,7 @@ class PhaseTwoConfig:
 
     epochs: int = 200
     learning_rate: float = 1e-4  # Adam
-    poly_power: float = 0.0  # 0: the rate stays [OURS: their decay in this phase is not known]
+    poly_power: float = 0.9  # the rate falls as (1 - epoch / epochs) ** poly_power
     beta: float = 4.0  # of the F-measure, as coded: not squared
     threshold: float = 0.5
     effective_batch: int = 100  # photos of one update, as intended in their code

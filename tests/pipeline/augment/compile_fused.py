@@ -84,10 +84,11 @@ def resources(binary, architecture):
     assert binary.asm["cubin"][:4] == b"\x7fELF"
     ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
     target = re.search(r"\.target (sm_\w+)", binary.asm["ptx"]).group(1)
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(binary.asm["ptx"])
-        file.flush()
-        command = [str(ptxas), "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
+    # Not /dev/null: ptxas removes its output when it fails, and root can remove a device.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(binary.asm["ptx"])
+        command = [str(ptxas), "-v", f"--gpu-name={target}", file, "-o", file.with_suffix(".cubin")]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     number = {
         "registers": r"Used (\d+) registers",

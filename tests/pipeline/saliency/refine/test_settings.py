@@ -12,6 +12,7 @@ def test_the_defaults_are_those_of_the_spec():
     one, two, crf = config.phase_one, config.phase_two, config.crf
     assert config.network.size == 432
     assert (one.rounds, one.epochs, one.poly_power, one.beta) == (3, 25, 0.9, 1.0)
+    assert two.poly_power == 0.9  # as coded: the rate falls in this phase too
     assert one.learning_rates == (1e-6, 2e-6, 5e-6)
     assert dict(one.thresholds) == {"mc": 0.31, "hs": 0.36, "dsr": 0.23, "rbd": 0.25}
     assert (one.later_threshold, one.keep, one.effective_batch) == (0.5, 0.7, 20)
