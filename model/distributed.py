@@ -17,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# torch 2.13 deprecates the name that torch 2.11 has
+_all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 Module = TypeVar("Module", bound=nn.Module)
 Value = TypeVar("Value")
 
@@ -215,7 +218,7 @@ def _gathered_rows(row: Tensor) -> Tensor:
     if dist.get_backend() == "gloo":
         return torch.stack(_gathered(row))
     rows = row.new_empty(world_size(), len(row))
-    dist.all_gather_into_tensor(rows, row)
+    _all_gather_single(rows, row)
     return rows
 
 

@@ -34,6 +34,13 @@ def decoded_batch(images, masks=None, epoch=0):
     )
 
 
+def finished(batch):
+    """Wait for the views of an executor: on a GPU it returns before they are made."""
+    if batch.ready is not None:
+        batch.ready.synchronize()
+    return batch
+
+
 def textured_image(height, width, seed=0):
     """A picture with coarse blocks and fine noise, full range, as photos have both."""
     rng = np.random.default_rng(seed)

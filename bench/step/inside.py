@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.autograd import DeviceType
@@ -97,17 +97,27 @@ def _callers(event: FunctionEvent) -> Iterator[str]:
         yield event.name
 
 
+@contextmanager
+def sync_debug_mode(mode: Literal["warn", "error"]) -> Iterator[None]:
+    """Let torch warn of calls that make the host wait for the GPU, or raise at them."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # setting it warns that it is a prototype
+        torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode(before)
+
+
 def waits_on_gpu(work: Work) -> dict[str, Any]:
     """Synchronisations that torch warns of."""
     torch.cuda.synchronize()
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, sync_debug_mode("warn"):
         warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            work()
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
+        work()
     places = Counter(
         f"{Path(each.filename).name}:{each.lineno}"
         for each in caught

@@ -55,7 +55,8 @@ def add_levels(pixels, offsets, heights, widths, sums, PROGRAMS: tl.constexpr, B
     tl.atomic_add(sums + 3 * b + 2 + channel, blue)
 
 
-@triton.jit
+# A batch of another size, the last of an epoch or of a set, must not compile anything anew.
+@triton.jit(do_not_specialize=["batch", "limit"])
 def resample(
     words, pixels, offsets, heights, widths, grids, level_sums, table, table_floats, thresholds,
     scratch, sums, out, limit, mean_r, mean_g, mean_b, scale_r, scale_g, scale_b, batch,
@@ -135,7 +136,7 @@ def resample(
         tl.store(part + 2, tl.sum(total_b))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def recolor(
     table, table_floats, thresholds, scratch, sums, out, mean_r, mean_g, mean_b, scale_r, scale_g,
     scale_b, batch,
@@ -179,7 +180,7 @@ def recolor(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def blur(
     table, table_floats, thresholds, radii, scratch, out, mean_r, mean_g, mean_b, scale_r, scale_g,
     scale_b, batch,

@@ -92,6 +92,7 @@ class _Stages:
     views: Channel[MultiCropBatch | _Failure]
     clock: LoaderClock
     bad: BadSamples
+    device: torch.device
 
     def run_reading(self) -> None:
         self._run(self.clock.read, self.encoded, self._read)
@@ -104,6 +105,8 @@ class _Stages:
 
     def _run(self, clock: StageClock, output: Channel[Any], make: Callable[[int], Any]) -> None:
         """One thread: a batch for each step, until the end, a failure or the closing."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # a new thread would open a context on GPU 0
         for step in self.steps:
             try:
                 item = make(step)
@@ -207,6 +210,7 @@ class MultiCropLoader:
             views=Channel(prefetch),
             clock=clock,
             bad=BadSamples(shards, budget=max_bad),
+            device=device,
         )
         self._stages = stages
         self._watchdog = Watchdog(clock, patience=stall_seconds)

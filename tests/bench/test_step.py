@@ -14,7 +14,14 @@ from bench.harness import Broken
 from bench.isolated import alone
 from bench.step import inside, rung, speed
 from bench.step.command import config_of
-from bench.step.inside import costliest, look_inside, profiled, waits_on_cpu, waits_on_gpu
+from bench.step.inside import (
+    costliest,
+    look_inside,
+    profiled,
+    sync_debug_mode,
+    waits_on_cpu,
+    waits_on_gpu,
+)
 from bench.step.memory import slope
 from bench.step.rung import StepRequest
 from bench.step.speed import PARTS, Timing, update_shares
@@ -192,11 +199,28 @@ def test_the_costliest_operators_come_first():
     assert waits_on_cpu(profiler)["count"] == 0
 
 
-def test_warnings_of_waits_are_counted_each_time(monkeypatch):
-    modes = []
+@pytest.fixture
+def modes(monkeypatch):
+    """What torch's sync debug mode was set to; setting it warns, as it does with a GPU."""
+    found = []
+
+    def set_mode(mode):
+        found.append(mode)
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    return found
+
+
+def test_the_sync_debug_mode_is_put_back(modes):
+    with pytest.raises(ZeroDivisionError), sync_debug_mode("error"):
+        1 / len(modes[1:])
+    assert modes == ["error", 0]
+
+
+def test_warnings_of_waits_are_counted_each_time(modes):
 
     def work():
         for _ in range(3):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.step.inside import sync_debug_mode
 from model.guard import Guard, SkippedSteps
 from model.lars import OptimizerConfig, make_optimizer
 from model.loss import LossConfig
@@ -175,11 +176,8 @@ def test_no_step_waits_for_the_device(name, form):
 def test_no_step_waits_for_cuda(name):
     steps = guarded_steps(name, "swap_roles", "cuda")
     steps(0)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with sync_debug_mode("error"):
         steps(1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def guarded_steps(name, form, device):

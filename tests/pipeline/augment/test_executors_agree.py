@@ -13,7 +13,7 @@ from pipeline.augment import make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD, SMALL, MultiCropRecipe
 from pipeline.augment.reference import ReferenceViews
-from tests.support import blob_mask, decoded_batch, textured_image
+from tests.support import blob_mask, decoded_batch, finished, textured_image
 
 # Levels of 255, before normalisation; the reference is float64. There is no tolerance beyond these
 # for geometry and masks, which are decided on integers. Factors of the jitter above one multiply
@@ -97,7 +97,8 @@ def gain(recipe, params):
 
 def assert_equal_to_reference(name, recipe, decoded, params):
     executor = executor_of(name, recipe)
-    ours, expected = executor(decoded, params), ReferenceViews(recipe)(decoded, params)
+    ours = finished(executor(decoded, params))
+    expected = ReferenceViews(recipe)(decoded, params)
     assert ours.large.shape == expected.large.shape
     assert ours.small.shape == expected.small.shape
     bounds = np.split(tolerances(name, recipe, params), [recipe.num_large])

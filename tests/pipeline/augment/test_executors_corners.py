@@ -24,7 +24,7 @@ from tests.pipeline.augment.test_executors_agree import (
     neutral,
     with_values,
 )
-from tests.support import decoded_batch
+from tests.support import decoded_batch, finished
 
 
 @every_executor
@@ -64,7 +64,8 @@ def test_batches_grow_and_shrink(name):
     for num in (2, 5, 1, 5):
         decoded = batch_of(ODD_SIZES[:num])
         params = drawn(BUSY, decoded, seed=num)
-        ours, expected = executor(decoded, params), ReferenceViews(BUSY)(decoded, params)
+        ours = finished(executor(decoded, params))
+        expected = ReferenceViews(BUSY)(decoded, params)
         difference = (levels(ours.large, BUSY) - levels(expected.large, BUSY)).abs().max()
         assert difference <= max(TOLERANCE[name], BLURRED.get(name, 0)), num
     executor.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.step.inside import sync_debug_mode
 from pipeline.augment import choose_executor, make_executor
 from pipeline.augment.params import JITTER_ORDERS, MEAN
 from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
@@ -22,6 +23,7 @@ from tests.pipeline.augment.test_executors_agree import (
     drawn,
     levels,
 )
+from tests.support import finished
 
 pytest.importorskip("triton")
 fused = pytest.importorskip("pipeline.augment.fused")
@@ -59,7 +61,7 @@ def test_the_tile_changes_no_pixel():
     decoded = batch_of([(97, 61), (50, 80)])
     params = drawn(recipe, decoded, seed=1)
     tiles = [
-        fused.FusedViews(recipe, device=DEVICE, crop_tile=tile)(decoded, params).large
+        finished(fused.FusedViews(recipe, device=DEVICE, crop_tile=tile)(decoded, params)).large
         for tile in (fused.CROP_TILE, (64, 64))
     ]
     # only the order in which the means of contrast are added up
@@ -79,7 +81,9 @@ def test_views_are_channels_last_and_of_the_wanted_type():
     decoded = batch_of([(30, 40), (40, 30)])
     params = drawn(BUSY, decoded, seed=1)
     full, half = (
-        fused.FusedViews(BUSY, device=DEVICE, dtype=dtype, crop_tile=(64, 64))(decoded, params)
+        finished(
+            fused.FusedViews(BUSY, device=DEVICE, dtype=dtype, crop_tile=(64, 64))(decoded, params)
+        )
         for dtype in (torch.float32, torch.bfloat16)
     )
     for views in (full.large[1], full.small[0], half.large[0]):
@@ -97,7 +101,7 @@ def test_images_that_end_with_the_buffer_are_read_to_their_last_byte():
     for sizes in ([(1, 1)], [(1, 2)], [(5, 3), (1, 1)]):
         decoded = batch_of(sizes)
         executor = fused.FusedViews(recipe, device=DEVICE, crop_tile=(64, 64))
-        assert executor(decoded, drawn(recipe, decoded)).large.isfinite().all()
+        assert finished(executor(decoded, drawn(recipe, decoded))).large.isfinite().all()
 
 
 def test_an_image_beyond_32_bits_is_refused():
@@ -136,6 +140,18 @@ def compiling():
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
 
 
+def test_a_batch_of_another_size_compiles_nothing():
+    code = (
+        "from pipeline.augment import fused_kernels as kernels\n"
+        "for kernel in (kernels.resample, kernels.recolor, kernels.blur):\n"
+        "    print(*(p.name for p in kernel.params if p.do_not_specialize))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=compiling()
+    )
+    assert said.stdout.split("\n")[:3] == ["limit batch", "batch", "batch"], said.stderr
+
+
 @pytest.mark.slow
 def test_kernels_compile_without_spills(tmp_path):
     script = Path(__file__).with_name("compile_fused.py")
@@ -169,11 +185,8 @@ def test_launching_neither_waits_nor_allocates():
     executor.launch(work)
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with sync_debug_mode("error"):
         executor.launch(work)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
 
 

@@ -30,7 +30,7 @@ from tests.pipeline.augment.test_executors_agree import (
     whole,
     with_values,
 )
-from tests.support import decoded_batch
+from tests.support import decoded_batch, finished
 
 PACKAGES = {"reference": "numpy", "compiled": "numba", "dali": "nvidia.dali", "fused": "triton"}
 with_reference = pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def excess(name, recipe, painted, masked, params):
     """
     executor = executor_of(name, recipe)
     unmasked = decoded_batch(painted)
-    one = executor(unmasked, with_values(params, mask=False))
-    other = executor(masked, with_values(params, mask=True))
+    one = finished(executor(unmasked, with_values(params, mask=False)))
+    other = finished(executor(masked, with_values(params, mask=True)))
     executor.close()
     bound = np.zeros_like(params.flip.T, float)
     if name in TOLERANCE:

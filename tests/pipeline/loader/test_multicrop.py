@@ -3,7 +3,7 @@
 import gc
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ import torch
 from pipeline.augment.params import sample_view_params
 from pipeline.augment.reference import ReferenceViews
 from pipeline.loader import LoaderConfig, evaluation_views, training_views
+from pipeline.loader.multicrop import _Stages
 from pipeline.saliency.codec import decode_mask
 from pipeline.sampler import Sampler
+from pipeline.stats import LoaderClock
 from tests.pipeline.loader.loader_support import (
     CONFIG,
     RECIPE,
@@ -53,6 +55,18 @@ def test_views_equal_a_plain_loop_over_the_reference():
         assert batch.epoch == epoch
         assert torch.equal(batch.large, expected.large)
         assert torch.equal(batch.small, expected.small)
+
+
+@pytest.mark.parametrize("stage", ["reading", "decoding", "augmenting"])
+def test_a_thread_works_on_the_device_of_its_process(stage, monkeypatch):
+    # A new thread's current device is GPU 0: on another rank its first call opens a context there.
+    seen = []
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    device = torch.device("cuda", 3)
+    settled = {"steps": range(0), "clock": LoaderClock(), "device": device}
+    stages = _Stages(**dict.fromkeys(item.name for item in fields(_Stages)) | settled)
+    getattr(stages, f"run_{stage}")()
+    assert seen == [device]
 
 
 @pytest.mark.parametrize("threads", [2, 4])
