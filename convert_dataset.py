@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from console import Refused, outlive_output
+from console import Refused, in_one_line, outlive_output
 from pipeline.shards import FORMATS, Manifest, open_shards
 from pipeline.shards.described import described, shown, summarised
 from pipeline.shards.files import find_damaged
@@ -157,7 +157,7 @@ def main(
         allowed = parse_max_bad(max_bad)
         manifest = convert(request)
     except (ValueError, OSError) as error:
-        raise Refused(" ".join(str(error).split())) from error
+        raise Refused(in_one_line(error)) from error
     except WorkerDied as error:
         raise click.ClickException(str(error)) from error
     seconds = time.perf_counter() - start
@@ -199,7 +199,7 @@ def convert(request: Request) -> Manifest:
     if partial_of(request.out).exists():
         click.echo(f"removing {partial_of(request.out)}, left by an interrupted run", err=True)
     if request.workers:
-        start_early(request.settings)
+        start_early(request.settings, request.workers)
     with new_folder(request.out) as folder, kept_masks(request) as journal:
         manifest = write_shards(request, source, folder, journal)
         check_written(folder, manifest)

@@ -177,6 +177,37 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
     assert sorted(pictures.rglob("*")) == before
 
 
+@pytest.mark.parametrize("limit", [12, 20])
+def test_too_few_open_files_are_refused_with_the_limit(pictures, limit):
+    command = [ROOT / "convert_dataset.py", "--source", pictures / "images", "--workers", "4"]
+    command += ["--out", pictures / "out"]
+    result = subprocess.run(
+        ["bash", "-c", f'ulimit -n {limit}; exec "$0" "$@"', sys.executable, *command],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    assert "Too many open files" in line
+    assert f"this shell allows {limit} (`ulimit -n`)" in line
+    assert "Traceback" not in result.stderr
+    assert not (pictures / "out").exists()
+
+
+@pytest.mark.parametrize("shell", ["> /dev/full", "| head -c 0", "> /dev/null 2> /dev/full"])
+def test_output_that_is_lost_does_not_lose_the_shards(pictures, shell):
+    command = [ROOT / "convert_dataset.py", "--source", pictures / "images", "--workers", "0"]
+    command += ["--max-bad", "1", "--json", "--format", "dali", "--out", pictures / "out"]
+    result = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$0" "$@" {shell}', sys.executable, *command],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(open_shards(pictures / "out")) == 6
+    assert "Traceback" not in result.stderr
+
+
 def test_an_unwritable_place_is_refused(pictures):
     assert "Error: " in refusal("--source", pictures / "images", "--out", "/proc/shards")
 
