@@ -1,9 +1,11 @@
 """convert_dataset.py as a user runs it: what it makes, what it says, and what it refuses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +114,36 @@ def test_workers_do_not_change_a_byte(tmp_path):
         )
     for path in (tmp_path / "0").iterdir():
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_hash_seed_and_locale_do_not_change_a_byte(tmp_path, packed):
+    names = [f"set/{label}/0.jpg" for label in ("\u00fc", "\U0001f408", "caf\udce9", "1", "01")]
+    source = write_files(tmp_path / "\u00e9", dict.fromkeys(names, jpeg(30, 45)))
+    if packed:
+        with tarfile.open(tmp_path / "\u00e9.tar", "w") as archive:
+            archive.add(source, arcname="")
+        source = tmp_path / "\u00e9.tar"
+    mask = encoded(np.full((30, 45), 255, np.uint8), "PNG")
+    masks = write_files(tmp_path / "\u00fc masks", {"\u00fc/0.png": mask, "1/0.png": mask})
+    for number, environment in enumerate(
+        [
+            {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONHASHSEED": "1"},
+            {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
+        ]
+    ):
+        subprocess.run(
+            [
+                *(sys.executable, ROOT / "convert_dataset.py", "--source", source),
+                *("--masks", masks, "--workers", "0", "--out", tmp_path / str(number)),
+            ],
+            check=True,
+            capture_output=True,
+            env={**os.environ, **environment},
+        )
+    assert open_shards(tmp_path / "0").manifest.masks.num_masks == 2
+    for path in (tmp_path / "0").iterdir():
+        assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes()
 
 
 def test_a_tar_of_tars_becomes_the_same_shards_as_its_folder(tmp_path):

@@ -7,6 +7,7 @@ a folder. Links to members of the same tar are followed, as if it had been unpac
 
 from __future__ import annotations
 
+import heapq
 import os
 import posixpath
 import tarfile
@@ -109,7 +110,7 @@ def list_archive(path: Path, *, first_folder_is_class: bool = False) -> Source:
     ]
     known = {label for label in labels if label is not None}
     if given is None:
-        folders.update(f"{name.rpartition('/')[0]}/" for name in others if "/" in name)
+        folders.update(name[: name.rfind("/") + 1] for name in others)
         for folder in folders_without_images(folders, top, known):
             ignored.add(folder, NO_IMAGES)
     return Source(
@@ -164,19 +165,18 @@ def _unpacked(
     files: dict[str, _Extent] = {}
     folders: set[str] = set()
     for prefix, tree in _trees(path, file, ignored):
-        hidden: set[str] = set()
+        below = [f"{name}/" for name in tree.folders]
+        for part in {hidden_part(name): None for name in (*tree.files, *sorted(below))}:
+            if part:  # counted once, whatever a hidden folder holds
+                ignored.add(prefix + part, HIDDEN)
+                below.append(part[: part[:-1].rfind("/") + 1])
+        folders.update(prefix + name for name in below if not hidden_part(name))
         for name, extent in tree.files.items():
-            if part := hidden_part(name):
-                if part not in hidden:
-                    ignored.add(prefix + part, HIDDEN)
-                    hidden.add(part)
-                    if "/" in part[:-1]:
-                        folders.add(f"{prefix}{posixpath.dirname(part[:-1])}/")
+            if hidden_part(name):
                 continue
             if prefix + name in files:
                 ignored.add(prefix + name, _REPLACED)
             files[prefix + name] = extent
-        folders.update(f"{prefix}{name}/" for name in tree.folders if not hidden_part(f"{name}/x"))
     return files, folders
 
 
@@ -250,25 +250,42 @@ def _follow_links(tree: _Tree, prefix: str, ignored: IgnoredEntries) -> None:
     for name in (*tree.files, *tree.links):
         while name := posixpath.dirname(name):
             folders.add(name)
-    listed: set[str] = set()  # hidden folders
-    for name in sorted(tree.links, key=lambda name: (name.count("/"), name)):
+    listed: set[str] = set()  # hidden folders, by the links that lead to them
+    waiting = [(name.count("/"), name) for name in tree.links]
+    heapq.heapify(waiting)  # as walk() of folders
+    while waiting:
+        name = heapq.heappop(waiting)[1]
         if hidden_part(name):
             tree.files[name] = _Extent(0, 0)  # counted with all that is hidden
             continue
         target, reason = _resolve(tree, folders, name)
+        place, _ = _resolve(tree, folders, posixpath.dirname(name))
         if target in tree.files:
             tree.files[name] = tree.files[target]
         elif target not in folders:
             ignored.add(prefix + name, reason)
-        elif target == "." or f"{name}/".startswith(f"{target}/"):
+        elif target == "." or f"{place}/".startswith(f"{target}/"):
             ignored.add(f"{prefix}{name}/", ABOVE)
-        elif target in listed or not hidden_part(f"{target}/x"):
+        elif not hidden_part(f"{target}/x") or _lies_in(target, listed):
             ignored.add(f"{prefix}{name}/", SECOND_NAME)
-        else:  # to a folder that is not listed itself
-            below = [one for one in tree.files if one.startswith(f"{target}/")]
-            tree.files |= {name + one[len(target) :]: tree.files[one] for one in below}
+        else:
+            for one in sorted({*tree.files, *tree.links}):
+                if _lies_in(one, {target}) and not _lies_in(one, listed):
+                    alias = name + one[len(target) :]
+                    if one in tree.links:
+                        tree.links[alias] = one
+                        heapq.heappush(waiting, (alias.count("/"), alias))
+                    else:
+                        tree.files[alias] = tree.files[one]
+            for one in sorted(listed):
+                if _lies_in(one, {target}):
+                    ignored.add(f"{prefix}{name}{one[len(target) :]}/", SECOND_NAME)
             tree.folders.add(name)
             listed.add(target)
+
+
+def _lies_in(name: str, folders: set[str]) -> bool:
+    return any(f"{name}/".startswith(f"{folder}/") for folder in folders)
 
 
 def _resolve(tree: _Tree, folders: set[str], name: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import pickle
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from pipeline.sources.record import (
     SECOND_NAME,
     SPECIAL,
 )
-from tests.pipeline.sources.support import tar_of
+from tests.pipeline.sources.support import tar_of, write_files
 
 
 def listed(path, data, **options):
@@ -205,6 +206,46 @@ def test_links_to_files_of_the_same_tar_are_followed(tmp_path):
         "fox/f.jpg": ("fox", b"F"),
     }
     assert reasons(source) == {SECOND_NAME: (2, ["gnu/", "way/"]), HIDDEN: (1, [".store/"])}
+
+
+def test_a_tar_is_listed_as_the_folder_that_was_packed(tmp_path):
+    root = write_files(
+        tmp_path / "set",
+        {
+            "photos/cat/a.jpg": b"A",
+            "photos/cat/.h/b.jpg": b"B",
+            "photos/dog/c.jpg": b"C",
+            "photos/empty/notes.txt": b"",
+            ".store/x/d.jpg": b"D",
+            ".store/x/sub/e.jpg": b"E",
+            "Thumbs.db": b"",
+        },
+    )
+    os.link(root / "photos/cat/a.jpg", root / "photos/dog/hard.jpg")
+    for name, target in {
+        "photos/dog/soft.jpg": "../cat/a.jpg",
+        "photos/dog/up": "..",
+        "photos/0": "cat",
+        "photos/fox": "../.store/x",
+        "photos/gnu": "../.store/x",
+        "photos/hen": "../.store/x/sub",
+        "photos/nothing": "/no/such/disk",
+        "photos/self": "self",
+        ".store/x/sub/again": "..",
+        ".store/x/f.jpg": "sub/e.jpg",
+        ".store/x/self": "self",
+        ".store/x/.hidden": "d.jpg",
+    }.items():
+        (root / name).symlink_to(target)
+    archive = tmp_path / "set.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(root, arcname="")
+    packed, folder = list_records(str(archive)), list_records(str(root))
+    assert contents(packed) == contents(folder)
+    assert {record.label_name for record in packed.records} == {"cat", "dog", "fox"}
+    assert packed.top == folder.top == "photos/"
+    counts = [{entry.reason: entry.count for entry in one.ignored} for one in (packed, folder)]
+    assert counts[0] == counts[1]
 
 
 def test_a_hard_link_means_what_had_the_name_before_it(tmp_path):
