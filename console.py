@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import resource
 import sys
 
 import click
@@ -13,6 +15,16 @@ class Refused(click.ClickException):
     """What the user asked for cannot be done: one line, exit status 2."""
 
     exit_code = 2
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, in one line; where files are too many, the limit and what to do."""
+    line = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        higher = f"; `ulimit -n {most}` allows more" if limit < most else ""
+        line += f": this shell allows {limit} (`ulimit -n`){higher}; raise it, or use fewer workers"
+    return line
 
 
 def outlive_output() -> None:

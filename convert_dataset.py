@@ -21,9 +21,9 @@ from pathlib import Path
 
 import click
 
-from console import Refused, outlive_output
+from console import Refused, in_one_line, outlive_output
 from pipeline.shards import FORMATS, Manifest, open_shards
-from pipeline.shards.described import described, summarised
+from pipeline.shards.described import described, shown, summarised
 from pipeline.shards.files import find_damaged
 from pipeline.shards.index import Sample
 from pipeline.shards.manifest import Note
@@ -35,11 +35,12 @@ from pipeline.shards.writer import (
     new_folder,
     partial_of,
 )
-from pipeline.sources import Record, Source, list_records
+from pipeline.sources import Record, Source, check_no_splits, list_records
 from pipeline.sources.mask_journal import MaskJournal, opened_journal
 from pipeline.sources.masks import attach_masks
 from pipeline.sources.prepare import BadPicture, Prepared, PrepareSettings
 from pipeline.sources.progress import shown_progress
+from pipeline.sources.record import describe_classes, name_of_path
 from pipeline.sources.stop import Stop
 from pipeline.sources.workers import WorkerDied, prepare_all, start_early
 
@@ -59,6 +60,7 @@ class Request:
     settings: PrepareSettings
     workers: int
     limit: int | None
+    first_folder_is_class: bool = False
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,6 +117,12 @@ class Request:
     metavar="N|P%",
     help="How many pictures may be left out, because they cannot be decoded, with exit status 0.",
 )
+@click.option(
+    "--first-folder-is-class",
+    is_flag=True,
+    help="Take the first folder of each name as its class, also if it holds everything or the "
+    "classes are then train and val.",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def main(
     source: str,
@@ -128,6 +136,7 @@ def main(
     workers: int | None,
     limit: int | None,
     max_bad: str,
+    first_folder_is_class: bool,
     as_json: bool,
 ) -> None:
     """Make shards of pictures, with their saliency masks if there are any."""
@@ -141,13 +150,14 @@ def main(
         settings=PrepareSettings(short_side=short_side, quality=quality),
         workers=len(os.sched_getaffinity(0)) if workers is None else workers,
         limit=limit,
+        first_folder_is_class=first_folder_is_class,
     )
     start = time.perf_counter()
     try:
         allowed = parse_max_bad(max_bad)
         manifest = convert(request)
     except (ValueError, OSError) as error:
-        raise Refused(" ".join(str(error).split())) from error
+        raise Refused(in_one_line(error)) from error
     except WorkerDied as error:
         raise click.ClickException(str(error)) from error
     seconds = time.perf_counter() - start
@@ -173,15 +183,23 @@ def convert(request: Request) -> Manifest:
         raise ValueError(f"--format {request.format}: unknown; choose {' or '.join(FORMATS)}")
     request = with_mask_maker(request)
     check_free(request.out)
-    source = list_records(request.source, limit=request.limit, masks=request.masks)
+    source = list_records(
+        request.source,
+        limit=request.limit,
+        masks=request.masks,
+        first_folder_is_class=request.first_folder_is_class,
+    )
+    if not request.first_folder_is_class:
+        check_no_splits(source, request.source)
     if request.masks is not None:
         source, num_masks = attach_masks(source, request.masks)
         click.echo(f"{num_masks} of {len(source.records)} pictures have a mask", err=True)
-    click.echo(source.description, err=True)
+    click.echo(shown(source.description), err=True)
+    click.echo(shown(describe_classes(source)), err=True)
     if partial_of(request.out).exists():
         click.echo(f"removing {partial_of(request.out)}, left by an interrupted run", err=True)
     if request.workers:
-        start_early(request.settings)
+        start_early(request.settings, request.workers)
     with new_folder(request.out) as folder, kept_masks(request) as journal:
         manifest = write_shards(request, source, folder, journal)
         check_written(folder, manifest)
@@ -228,15 +246,16 @@ def kept_masks(request: Request) -> Iterator[MaskJournal | None]:
 def provenance_of(request: Request, source: Source) -> Provenance:
     maker = request.settings.masks
     origin = request.source if source.has_masks else "none"
-    origin = origin if request.masks is None else str(request.masks)
+    origin = origin if request.masks is None else name_of_path(request.masks)
     return Provenance(
         label_names=source.label_names,
-        source=request.source,
+        source=name_of_path(request.source),
         description=source.description,
         short_side=request.settings.short_side,
         quality=request.settings.quality,
         mask_origin=origin if maker is None else "estimated",
         mask_method=None if maker is None else maker.method,
+        ignored=source.ignored,
     )
 
 

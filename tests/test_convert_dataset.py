@@ -1,9 +1,11 @@
 """convert_dataset.py as a user runs it: what it makes, what it says, and what it refuses."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from convert_dataset import parse_max_bad
 from pipeline.saliency.codec import decode_mask, encode_mask
 from pipeline.shards import open_shards
+from pipeline.shards.manifest import Ignored
 from tests.convert_support import refusal, run
 from tests.pipeline.sources.support import encoded, jpeg, tar_of, write_files
 
@@ -113,6 +116,36 @@ def test_workers_do_not_change_a_byte(tmp_path):
         assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_hash_seed_and_locale_do_not_change_a_byte(tmp_path, packed):
+    names = [f"set/{label}/0.jpg" for label in ("\u00fc", "\U0001f408", "caf\udce9", "1", "01")]
+    source = write_files(tmp_path / "\u00e9", dict.fromkeys(names, jpeg(30, 45)))
+    if packed:
+        with tarfile.open(tmp_path / "\u00e9.tar", "w") as archive:
+            archive.add(source, arcname="")
+        source = tmp_path / "\u00e9.tar"
+    mask = encoded(np.full((30, 45), 255, np.uint8), "PNG")
+    masks = write_files(tmp_path / "\u00fc masks", {"\u00fc/0.png": mask, "1/0.png": mask})
+    for number, environment in enumerate(
+        [
+            {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONHASHSEED": "1"},
+            {"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"},
+        ]
+    ):
+        subprocess.run(
+            [
+                *(sys.executable, ROOT / "convert_dataset.py", "--source", source),
+                *("--masks", masks, "--workers", "0", "--out", tmp_path / str(number)),
+            ],
+            check=True,
+            capture_output=True,
+            env={**os.environ, **environment},
+        )
+    assert open_shards(tmp_path / "0").manifest.masks.num_masks == 2
+    for path in (tmp_path / "0").iterdir():
+        assert path.read_bytes() == (tmp_path / "1" / path.name).read_bytes()
+
+
 def test_a_tar_of_tars_becomes_the_same_shards_as_its_folder(tmp_path):
     files = {label: {f"{label}_{n}.JPEG": jpeg(seed=n) for n in range(3)} for label in ("n1", "n2")}
     archive = tmp_path / "train.tar"
@@ -148,8 +181,8 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
     (pictures / "file").write_bytes(b"")
     write_files(pictures / "other masks", {"z.png": b""})
     write_files(pictures / "broken", {"a.jpg": b"", "b.jpg": b"x"})
-    write_files(pictures / "circle", {"a.jpg": jpeg()})
-    (pictures / "circle" / "x").symlink_to("x")
+    (pictures / "circle").symlink_to("circle")
+    write_files(pictures / "splits", {"set/train/a.jpg": jpeg(), "set/val/a.jpg": jpeg()})
     before = sorted(pictures.rglob("*"))
     cases = {
         "no such folder or file": ["--source", pictures / "nothing", "--out", out],
@@ -161,7 +194,10 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
         "no such folder of masks": ["--source", images, "--masks", pictures / "no", "--out", out],
         "exists and is not empty": ["--source", images, "--out", pictures / "masks"],
         "choose ffcv or dali": ["--source", images, "--format", "zip", "--out", out],
-        "Too many levels of symbolic links": ["--source", pictures / "circle", "--out", out],
+        "circle: no such folder or file": ["--source", pictures / "circle", "--out", out],
+        f"--source {pictures}/splits/set/train or --source {pictures}/splits/set/val": [
+            *("--source", pictures / "splits", "--out", out)
+        ],
         "give a number": ["--source", images, "--out", out, "--max-bad", "many"],
         "Not a directory": ["--source", images, "--out", pictures / "file" / "out"],
         "none of 2 pictures can be decoded; a.jpg": [
@@ -171,6 +207,37 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(pictures):
     for message, arguments in cases.items():
         assert message in refusal(*arguments)
     assert sorted(pictures.rglob("*")) == before
+
+
+@pytest.mark.parametrize("limit", [12, 20])
+def test_too_few_open_files_are_refused_with_the_limit(pictures, limit):
+    command = [ROOT / "convert_dataset.py", "--source", pictures / "images", "--workers", "4"]
+    command += ["--out", pictures / "out"]
+    result = subprocess.run(
+        ["bash", "-c", f'ulimit -n {limit}; exec "$0" "$@"', sys.executable, *command],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[-1]
+    assert "Too many open files" in line
+    assert f"this shell allows {limit} (`ulimit -n`)" in line
+    assert "Traceback" not in result.stderr
+    assert not (pictures / "out").exists()
+
+
+@pytest.mark.parametrize("shell", ["> /dev/full", "| head -c 0", "> /dev/null 2> /dev/full"])
+def test_output_that_is_lost_does_not_lose_the_shards(pictures, shell):
+    command = [ROOT / "convert_dataset.py", "--source", pictures / "images", "--workers", "0"]
+    command += ["--max-bad", "1", "--json", "--format", "dali", "--out", pictures / "out"]
+    result = subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$0" "$@" {shell}', sys.executable, *command],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(open_shards(pictures / "out")) == 6
+    assert "Traceback" not in result.stderr
 
 
 def test_an_unwritable_place_is_refused(pictures):
@@ -204,6 +271,49 @@ def test_a_mount_point_is_refused_before_any_work(pictures, monkeypatch):
     )
     run("--source", pictures / "images", "--out", out / "shards", "--max-bad", "1")
     assert len(open_shards(out / "shards")) == 6
+
+
+def test_what_is_seen_in_a_source_is_said_before_and_after(tmp_path):
+    files = {f"{label}/{n}.jpg": jpeg() for n, label in enumerate("aabbbcdefg")}
+    source = write_files(tmp_path / "in", files | {"b/x.txt": b"", "b/new\nline.txt": b""})
+    (source / "h").symlink_to("/no/such/disk")
+    arguments = ("--source", source, "--format", "dali", "--out", tmp_path / "out", "--json")
+    printed, err = run(*arguments)
+    before = err.splitlines()[:2]
+    assert before[0].startswith("folder of 10 pictures, 7 class folders, 3 entries ignored")
+    assert before[1] == ("classes, with their images: a (2), b (3), c (1), d (1), e (1) and 2 more")
+    assert "ignored 2, not named like an image: b/new\\nline.txt, b/x.txt\n" in printed
+    assert "ignored 1, link to nothing: h\n" in printed
+    manifest = open_shards(tmp_path / "out").manifest
+    assert manifest.num_ignored == 3
+    assert manifest.ignored == (
+        Ignored(reason="link to nothing", count=1, names=("h",)),
+        Ignored(reason="not named like an image", count=2, names=("b/new\nline.txt", "b/x.txt")),
+    )
+    assert json.loads(printed.splitlines()[-1])["ignored"][0]["names"] == ["h"]
+
+
+def test_splits_can_be_taken_as_classes(tmp_path):
+    files = {f"{split}/{label}/0.jpg": jpeg() for split in ("train", "val") for label in "ab"}
+    source = write_files(tmp_path / "in", files)
+    out = tmp_path / "out"
+    _, err = run("--source", source, "--out", out, "--first-folder-is-class", "--format", "dali")
+    assert "classes, with their images: train (2), val (2)" in err
+    assert open_shards(out).manifest.label_names == ("train", "val")
+
+
+@pytest.mark.parametrize("place", ["masks", "masks/photos"])
+def test_masks_are_found_with_and_without_the_top_folder(tmp_path, place):
+    files = {f"photos/{label}/0.jpg": jpeg(30, 45) for label in "ab"}
+    (tmp_path / "in.tar").write_bytes(tar_of(files))
+    write_files(tmp_path / "in", files)
+    mask = encoded(np.full((30, 45), 255, np.uint8), "PNG")
+    write_files(tmp_path / place, {"a/0.png": mask, "b/0.png": mask})
+    for name in ("in", "in.tar"):
+        out = tmp_path / f"{name} out"
+        run("--source", tmp_path / name, "--masks", tmp_path / "masks", "--out", out)
+        manifest = open_shards(out).manifest
+        assert (manifest.masks.num_masks, manifest.label_names) == (2, ("a", "b"))
 
 
 def test_masks_among_the_pictures_are_no_pictures(pictures):

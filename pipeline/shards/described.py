@@ -20,11 +20,20 @@ def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
         f"{manifest.sizes.num_unchanged} kept their bytes"
     )
     yield from _described_masks(manifest)
+    for entry in manifest.ignored:
+        names = ", ".join(shown(name) for name in entry.names)
+        more = ", ..." if entry.count > len(entry.names) else ""
+        yield f"ignored {entry.count}, {entry.reason}: {names}{more}"
     for what, notes in (("skipped", manifest.skipped), ("repaired", manifest.repaired)):
         for note in notes[:NAMES_SHOWN]:
-            yield f"{what} {note.key}: {note.reason}"
+            yield f"{what} {shown(note.key)}: {note.reason}"
         if len(notes) > NAMES_SHOWN:
             yield f"... {len(notes)} {what} in all; the manifest names them"
+
+
+def shown(name: str) -> str:
+    """A name in one line: line breaks and bytes that are no text are escaped."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
 
 
 def summarised(manifest: Manifest, out: Path, seconds: float) -> dict[str, object]:

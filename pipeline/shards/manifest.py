@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ class Note:
 
     key: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ignored:
+    """Entries of a source that are not converted, for one reason."""
+
+    reason: str
+    count: int
+    names: tuple[str, ...]  # the first of them; folders end in /
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +102,9 @@ class Manifest:
     num_repaired: int
     repaired: tuple[Note, ...]  # JPEGs that decode with a warning, stored as decoded
     versions: dict[str, str]
+    # absent from older manifests
+    num_ignored: int = 0
+    ignored: tuple[Ignored, ...] = ()  # entries of the source that are no images, by reason
 
     @property
     def stored_bytes_per_sample(self) -> float:
@@ -144,8 +156,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _from_values(values: Mapping[str, Any]) -> Manifest:
     known = {one.name for one in fields(Manifest)}
-    if known != set(values):
-        raise ValueError(f"not a manifest: fields {sorted(known ^ set(values))} differ")
+    needed = {one.name for one in fields(Manifest) if one.default is MISSING}
+    if not needed <= set(values) <= known:
+        differ = sorted((needed - set(values)) | (set(values) - known))
+        raise ValueError(f"not a manifest: fields {differ} differ")
     try:
         return Manifest(
             **{
@@ -156,10 +170,15 @@ def _from_values(values: Mapping[str, Any]) -> Manifest:
                 "files": tuple(FileEntry(**entry) for entry in values["files"]),
                 "skipped": tuple(Note(**note) for note in values["skipped"]),
                 "repaired": tuple(Note(**note) for note in values["repaired"]),
+                "ignored": tuple(_ignored_from(entry) for entry in values.get("ignored", ())),
             }
         )
     except TypeError as error:
         raise ValueError(f"not a manifest: {error}") from error
+
+
+def _ignored_from(values: Mapping[str, Any]) -> Ignored:
+    return Ignored(**{**values, "names": tuple(values["names"])})
 
 
 def _masks_from(values: Mapping[str, Any]) -> MaskSummary:

@@ -32,6 +32,7 @@ from pipeline.shards.manifest import (
     MANIFEST_NAME,
     QUANTILES,
     FileEntry,
+    Ignored,
     Manifest,
     MaskSummary,
     Note,
@@ -67,6 +68,7 @@ class Provenance:
     quality: int
     mask_origin: str
     mask_method: MaskMethod | None = None  # None: masks are given, or there are none
+    ignored: tuple[Ignored, ...] = ()
 
 
 class FolderWriter:
@@ -151,6 +153,8 @@ class FolderWriter:
             num_repaired=len(repaired),
             repaired=tuple(repaired),
             versions=library_versions(),
+            num_ignored=sum(entry.count for entry in provenance.ignored),
+            ignored=provenance.ignored,
         )
         for path in (*paths, self._folder / INDEX_NAME):
             _flush(path)

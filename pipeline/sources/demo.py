@@ -94,7 +94,6 @@ def list_demo(name: str, *, limit: int | None = None, seed: int = _SEED) -> Sour
         records=sorted(records, key=lambda record: record.key),
         label_names=tuple(sorted(names)),
         description=f"{count} generated pictures of {len(names)} classes, seed {seed}",
-        num_ignored=0,
         has_masks=True,
     )
 

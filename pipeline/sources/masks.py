@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.sources.folder import FolderOrigin, walk
-from pipeline.sources.record import Source, mask_name
+from pipeline.sources.record import Source, mask_name, name_of_path
 
 
 def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
     """Return the source with the mask files of `folder`, and how many of its records have one.
 
-    The mask of a/b.jpg is a/b.png. No picture is its own mask, where masks lie among pictures.
+    The mask of a/b.jpg is a/b.png, relative to the source or else to its top folder. No picture is
+    its own mask, where masks lie among pictures.
 
     Raises:
         ValueError: there is no such folder, or no mask fits any picture.
@@ -25,9 +26,11 @@ def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
     num_found = 0
     for record in source.records:
         name = mask_name(record.key)
+        if name not in names:
+            name = name.removeprefix(source.top)  # as the folders of the classes lie there
         found = name in names and not (among_pictures and name == record.key)
         num_found += found
-        records.append(replace(record, mask=str(folder / name)) if found else record)
+        records.append(replace(record, mask=f"{name_of_path(folder)}/{name}") if found else record)
     if num_found == 0:
         wanted = ", ".join(mask_name(record.key) for record in source.records[:3])
         present = ", ".join(sorted(names)[:3]) or "nothing"

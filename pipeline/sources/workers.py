@@ -14,6 +14,7 @@ everything once for each.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -30,6 +31,8 @@ from pipeline.sources.record import Record
 
 _CHUNK = 4  # records sent at once
 _CHUNKS_AHEAD = 2  # sent to a worker before its results are back, so that it never waits
+_FILES_PER_WORKER = 3  # that are open here: its pipe, and two of multiprocessing
+_MORE_FILES = 13  # whatever the number of workers; measured
 _MAX_WAITING = 64  # results per worker that may wait for an earlier one
 
 Outcome = Prepared | BadPicture
@@ -47,8 +50,13 @@ class _Worker:
     pending: deque[int] = field(default_factory=deque)  # numbers of the records it has, in order
 
 
-def start_early(settings: PrepareSettings) -> None:
-    """Let the process that workers will be forked from begin with its imports: seconds."""
+def start_early(settings: PrepareSettings, num_workers: int) -> None:
+    """Let the process that workers will be forked from begin with its imports: seconds.
+
+    Raises:
+        OSError: so many workers need more open files than are allowed.
+    """
+    _check_open_files(num_workers)
     _context(settings)
     forkserver.ensure_running()
 
@@ -168,6 +176,22 @@ def _started(num_workers: int, settings: PrepareSettings) -> Iterator[list[_Work
             worker.process.join(timeout=5)
             worker.process.kill()  # a no-op for the dead: nobody waits for one that hangs
             worker.process.join()
+
+
+def _check_open_files(num_workers: int) -> None:
+    """See that all workers can be reached: once they start, multiprocessing prints tracebacks."""
+    count = _FILES_PER_WORKER * num_workers + _MORE_FILES
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{os.strerror(error.errno or 0)} ({num_workers} workers need {count})"
+        ) from error
+    finally:
+        for number in opened:
+            os.close(number)
 
 
 def _context(settings: PrepareSettings) -> ForkServerContext:

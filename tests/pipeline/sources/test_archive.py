@@ -1,13 +1,27 @@
 """Tars as sources: pictures are read in place, also from tars in a tar."""
 
 import gzip
+import io
+import os
 import pickle
+import shutil
+import subprocess
 import tarfile
 
 import pytest
 
-from pipeline.sources import list_records
-from tests.pipeline.sources.support import tar_of
+from pipeline.sources import check_no_splits, list_records
+from pipeline.sources.record import (
+    ABOVE,
+    CIRCLE,
+    HIDDEN,
+    NO_IMAGES,
+    NO_TARGET,
+    OTHER,
+    SECOND_NAME,
+    SPECIAL,
+)
+from tests.pipeline.sources.support import tar_of, write_files
 
 
 def listed(path, data, **options):
@@ -19,13 +33,17 @@ def contents(source):
     return {record.key: (record.label_name, record.read()[0]) for record in source.records}
 
 
+def reasons(source):
+    return {entry.reason: (entry.count, list(entry.names)) for entry in source.ignored}
+
+
 def test_class_folders_in_a_tar(tmp_path):
     files = {"dog/b.jpg": b"DB", "cat/a.png": b"CA" * 700, "cat/readme.txt": b"no"}
     source = listed(tmp_path / "x.tar", tar_of(files))
     assert contents(source) == {"cat/a.png": ("cat", b"CA" * 700), "dog/b.jpg": ("dog", b"DB")}
     assert [record.key for record in source.records] == ["cat/a.png", "dog/b.jpg"]
     assert source.label_names == ("cat", "dog")
-    assert source.num_ignored == 1
+    assert reasons(source) == {OTHER: (1, ["cat/readme.txt"])}
 
 
 def test_a_flat_tar_has_no_labels(tmp_path):
@@ -65,13 +83,243 @@ def test_labels_of_a_webdataset_come_from_its_cls_files(tmp_path):
     assert source.label_names == ("9", "10")
 
 
+def test_a_sample_of_a_webdataset_ends_at_the_first_dot_of_the_base_name(tmp_path):
+    files = {
+        "v1.0/a.jpg": b"1",
+        "v1.0/a.cls": b"x",
+        "v2.0/a.left.png": b"2",
+        "v2.0/a.right.jpg": b"3",
+        "v2.0/a.CLS": b"y",
+        "v2.0/b.jpg": b"4",
+        "v2.0/b.json": b"",
+    }
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert contents(source) == {
+        "v1.0/a.jpg": ("x", b"1"),
+        "v2.0/a.left.png": ("y", b"2"),
+        "v2.0/a.right.jpg": ("y", b"3"),
+        "v2.0/b.jpg": (None, b"4"),  # and not the class "v2.0"
+    }
+    assert reasons(source) == {OTHER: (1, ["v2.0/b.json"])}
+
+
+def test_each_picture_has_its_own_label_where_names_have_dots(tmp_path):
+    files = {}
+    for number in range(3):
+        files |= {f"img.{number}.jpg": b"", f"img.{number}.cls": b"%d" % number}
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert [record.label_name for record in source.records] == ["0", "1", "2"]
+    assert source.ignored == ()
+
+
+def test_a_label_that_is_no_label_is_named(tmp_path):
+    files = {"a.jpg": b"", "a.cls": b"1" * 1025, "b.jpg": b"", "b.cls": b"2" * 1024}
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert [record.label_name for record in source.records] == [None, "2" * 1024]
+    assert reasons(source) == {"label of more than 1024 bytes": (1, ["a.cls"])}
+
+
+@pytest.mark.parametrize("before", ["/", "./", "../", "/./x/..//", "//"])
+def test_what_stands_before_a_name_is_dropped(tmp_path, before):
+    files = {f"{before}cat/a.jpg": b"A", f"{before}dog/.//b.jpg": b"B"}
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert contents(source) == {"cat/a.jpg": ("cat", b"A"), "dog/b.jpg": ("dog", b"B")}
+    assert source.ignored == ()
+
+
+def test_a_top_folder_that_holds_everything_is_no_class(tmp_path):
+    files = {"./val/rose/a.jpg": b"", "./val/tulip/b.jpg": b"", "./val/c.jpg": b"", "./x.txt": b""}
+    source = listed(tmp_path / "x.tar", tar_of(files | {"val/lily/notes.txt": b""}))
+    assert [record.label_name for record in source.records] == [None, "rose", "tulip"]
+    assert [record.key for record in source.records][1] == "val/rose/a.jpg"
+    assert "all in val/ which is taken for no class" in source.description
+    assert reasons(source)[NO_IMAGES] == (1, ["val/lily/"])
+    check_no_splits(source, str(tmp_path / "x.tar"))
+    as_it_is = list_records(str(tmp_path / "x.tar"), first_folder_is_class=True)
+    assert as_it_is.label_names == ("val",)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"set/train/a/1.jpg": b"", "set/val/a/2.jpg": b""},
+        {"set/train.tar": tar_of({"a/1.jpg": b""}), "set/val.tar": tar_of({"a/1.jpg": b""})},
+        {"set/train/a.tar": tar_of({"1.jpg": b""}), "set/val/a.tar": tar_of({"1.jpg": b""})},
+    ],
+)
+def test_splits_in_a_tar_are_not_taken_for_classes(tmp_path, files):
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert len(source.records) == 2
+    with pytest.raises(ValueError, match=r"unpack it and give .*: set/train or set/val; or take"):
+        check_no_splits(source, str(tmp_path / "x.tar"))
+
+
+def test_labels_beside_the_images_of_splits_are_taken(tmp_path):
+    files = {"train/1.jpg": b"", "train/1.cls": b"train", "val/1.jpg": b"", "val/1.cls": b"val"}
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    check_no_splits(source, str(tmp_path / "x.tar"))
+    assert source.label_names == ("train", "val")
+
+
+def test_hidden_and_system_folders_are_no_classes(tmp_path):
+    names = ["a/1.jpg", "a/._1.jpg", ".Trash-1/a.jpg", ".Trash-1/b.jpg", "__MACOSX/a/1.jpg"]
+    files = dict.fromkeys([*names, "b/.ipynb_checkpoints/1.jpg", "._n01.tar", "._a"], b"no tar")
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert contents(source) == {"a/1.jpg": ("a", b"no tar")}
+    assert reasons(source) == {
+        HIDDEN: (6, ["a/._1.jpg", ".Trash-1/", "__MACOSX/", "b/.ipynb_checkpoints/", "._n01.tar"]),
+        NO_IMAGES: (1, ["b/"]),
+    }
+
+
+def with_links(files, links):
+    """A tar of files, then of links: (name, type, target)."""
+    out = io.BytesIO(tar_of(files))
+    with tarfile.open(fileobj=out, mode="a") as archive:
+        for name, kind, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    return out.getvalue()
+
+
+def test_links_to_files_of_the_same_tar_are_followed(tmp_path):
+    links = [
+        ("./dog/hard.jpg", tarfile.LNKTYPE, "./cat/a.jpg"),
+        ("dog/soft.jpg", tarfile.SYMTYPE, "../cat/a.jpg"),
+        ("dog/chain.jpg", tarfile.SYMTYPE, "soft.jpg"),
+        ("owl/deep.jpg", tarfile.SYMTYPE, "../way/a.jpg"),
+        ("owl/hard.jpg", tarfile.LNKTYPE, "dog/chain.jpg"),
+        ("owl/absolute.jpg", tarfile.SYMTYPE, "/cat/a.jpg"),
+        ("owl/stored.jpg", tarfile.SYMTYPE, "../.store/x"),
+        ("way", tarfile.SYMTYPE, "cat"),
+        ("fox", tarfile.SYMTYPE, ".store/fox"),
+        ("gnu", tarfile.SYMTYPE, ".store/fox"),
+    ]
+    files = {"cat/a.jpg": b"A", ".store/x": b"X", ".store/fox/f.jpg": b"F"}
+    source = listed(tmp_path / "x.tar", with_links(files, links))
+    assert contents(source) == {
+        "cat/a.jpg": ("cat", b"A"),
+        **{f"dog/{name}.jpg": ("dog", b"A") for name in ("chain", "hard", "soft")},
+        **{f"owl/{name}.jpg": ("owl", b"A") for name in ("absolute", "deep", "hard")},
+        "owl/stored.jpg": ("owl", b"X"),
+        "fox/f.jpg": ("fox", b"F"),
+    }
+    assert reasons(source) == {SECOND_NAME: (2, ["gnu/", "way/"]), HIDDEN: (1, [".store/"])}
+
+
+def test_a_tar_is_listed_as_the_folder_that_was_packed(tmp_path):
+    root = write_files(
+        tmp_path / "set",
+        {
+            "photos/cat/a.jpg": b"A",
+            "photos/cat/.h/b.jpg": b"B",
+            "photos/dog/c.jpg": b"C",
+            "photos/empty/notes.txt": b"",
+            ".store/x/d.jpg": b"D",
+            ".store/x/sub/e.jpg": b"E",
+            "Thumbs.db": b"",
+        },
+    )
+    os.link(root / "photos/cat/a.jpg", root / "photos/dog/hard.jpg")
+    for name, target in {
+        "photos/dog/soft.jpg": "../cat/a.jpg",
+        "photos/dog/up": "..",
+        "photos/0": "cat",
+        "photos/fox": "../.store/x",
+        "photos/gnu": "../.store/x",
+        "photos/hen": "../.store/x/sub",
+        "photos/nothing": "/no/such/disk",
+        "photos/self": "self",
+        ".store/x/sub/again": "..",
+        ".store/x/f.jpg": "sub/e.jpg",
+        ".store/x/self": "self",
+        ".store/x/.hidden": "d.jpg",
+    }.items():
+        (root / name).symlink_to(target)
+    archive = tmp_path / "set.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(root, arcname="")
+    packed, folder = list_records(str(archive)), list_records(str(root))
+    assert contents(packed) == contents(folder)
+    assert {record.label_name for record in packed.records} == {"cat", "dog", "fox"}
+    assert packed.top == folder.top == "photos/"
+    counts = [{entry.reason: entry.count for entry in one.ignored} for one in (packed, folder)]
+    assert counts[0] == counts[1]
+
+
+def test_a_hard_link_means_what_had_the_name_before_it(tmp_path):
+    data = with_links({"a.jpg": b"old"}, [("b.jpg", tarfile.LNKTYPE, "a.jpg")])
+    (tmp_path / "x.tar").write_bytes(data)
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"newer"))
+    source = list_records(str(tmp_path / "x.tar"))
+    assert contents(source) == {"a.jpg": (None, b"newer"), "b.jpg": (None, b"old")}
+
+
+def test_all_other_members_are_named(tmp_path):
+    links = [
+        ("d/nothing.jpg", tarfile.SYMTYPE, "no.jpg"),
+        ("d/hard.jpg", tarfile.LNKTYPE, "no.jpg"),
+        ("d/away.jpg", tarfile.SYMTYPE, "../../etc/a.jpg"),
+        ("d/self.jpg", tarfile.SYMTYPE, "self.jpg"),
+        ("d/one.jpg", tarfile.SYMTYPE, "two.jpg"),
+        ("d/two.jpg", tarfile.SYMTYPE, "one.jpg"),
+        ("d/up", tarfile.SYMTYPE, ".."),
+        ("d/same", tarfile.SYMTYPE, "../d"),
+        ("d/pipe.jpg", tarfile.FIFOTYPE, ""),
+        ("d/disk.jpg", tarfile.BLKTYPE, ""),
+    ]
+    source = listed(tmp_path / "x.tar", with_links({"d/a.jpg": b"A"}, links))
+    assert contents(source) == {"d/a.jpg": ("d", b"A")}
+    assert reasons(source) == {
+        NO_TARGET: (2, ["d/hard.jpg", "d/nothing.jpg"]),
+        "link out of the archive": (1, ["d/away.jpg"]),
+        CIRCLE: (3, ["d/one.jpg", "d/self.jpg", "d/two.jpg"]),
+        ABOVE: (2, ["d/same/", "d/up/"]),
+        SPECIAL: (2, ["d/pipe.jpg", "d/disk.jpg"]),
+    }
+
+
+def test_a_sparse_member_is_named(tmp_path):
+    tar = shutil.which("tar")
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+        file.write(b"A")
+    (tmp_path / "b.jpg").write_bytes(b"B")
+    subprocess.run([tar, "--sparse", "-cf", "x.tar", "a.jpg", "b.jpg"], cwd=tmp_path, check=True)
+    source = list_records(str(tmp_path / "x.tar"))
+    assert contents(source) == {"b.jpg": (None, b"B")}
+    assert reasons(source) == {"sparse file": (1, ["a.jpg"])}
+
+
+def test_joined_archives_are_one_and_what_follows_is_named(tmp_path):
+    data = tar_of({"a.jpg": b"A"}) + tar_of({"b.jpg": b"B"})
+    assert set(contents(listed(tmp_path / "x.tar", data))) == {"a.jpg", "b.jpg"}
+    source = listed(tmp_path / "y.tar", data + b"more" * 200)
+    assert set(contents(source)) == {"a.jpg", "b.jpg"}
+    assert reasons(source) == {"after the end of the archive": (1, [f"byte {len(data)}"])}
+
+
+def test_names_that_are_not_utf_8_are_read(tmp_path):
+    files = {"caf\udce9/\u00fc.jpg": b"A", "plain/a.jpg": b"B"}
+    for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        data = tar_of(files, format=format, encoding="utf-8", errors="surrogateescape")
+        source = listed(tmp_path / "x.tar", data)
+        assert [record.key for record in source.records] == ["caf\udce9/\u00fc.jpg", "plain/a.jpg"]
+
+
 def test_the_last_of_two_members_of_a_name_counts(tmp_path):
     path = tmp_path / "x.tar"
     path.write_bytes(tar_of({"a.jpg": b"old"}))
     with tarfile.open(path, "a") as archive:
         (tmp_path / "new").write_bytes(b"newer")
         archive.add(tmp_path / "new", "a.jpg")
-    assert contents(list_records(str(path))) == {"a.jpg": (None, b"newer")}
+    source = list_records(str(path))
+    assert contents(source) == {"a.jpg": (None, b"newer")}
+    assert reasons(source) == {"replaced by a later member of its name": (1, ["a.jpg"])}
 
 
 def test_records_travel_between_processes(tmp_path):

@@ -1,0 +1,75 @@
+"""How commands refuse, and how they go on when nobody reads their output."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from console import in_one_line
+
+ROOT = Path(__file__).resolve().parents[1]
+PRINTS = """
+import sys
+from console import outlive_output
+outlive_output()
+for number in range(2000):
+    print("out", number)
+print("err", file=sys.stderr)
+print("caf\\udce9 \\U0001f408", file=sys.stderr)
+open(sys.argv[1], "w").write("to its end")
+"""
+
+
+def printing(tmp_path, shell, **env):
+    """Run a program that prints; return (exit status, standard error). `shell` redirects it."""
+    (tmp_path / "end").unlink(missing_ok=True)
+    line = f'set -o pipefail; "$0" -c "$1" "$2" {shell}'
+    run = subprocess.run(
+        ["bash", "-c", line, sys.executable, PRINTS, tmp_path / "end"],
+        env={**os.environ, **env},
+        cwd=ROOT,
+        capture_output=True,
+    )
+    assert (tmp_path / "end").read_text() == "to its end", run.stderr
+    return run.returncode, run.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("shell", "reason"),
+    [("> /dev/full", "no space left on device"), ("| head -c 1 > /dev/null", "broken pipe")],
+)
+def test_a_lost_output_is_said_once_and_ends_nothing(tmp_path, shell, reason):
+    status, err = printing(tmp_path, shell)
+    assert status == 0
+    assert err.splitlines()[0] == f"standard output is lost ({reason}); going on without it"
+    assert "err" in err.splitlines()
+    assert err.count("is lost") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("shell", ["2> /dev/full", "2>&-", "<&- >&- 2>&-", "> /dev/full 2>&1"])
+def test_a_lost_standard_error_ends_nothing(tmp_path, shell):
+    assert printing(tmp_path, shell) == (0, "")
+
+
+def test_characters_that_an_encoding_lacks_are_escaped(tmp_path):
+    _, err = printing(tmp_path, "> /dev/null", PYTHONIOENCODING="ascii")
+    assert err.splitlines()[-1] == r"caf\udce9 \U0001f408"
+
+
+def test_an_error_is_one_line():
+    assert in_one_line(ValueError("a\n  b")) == "a b"
+    assert in_one_line(OSError(errno.ENOENT, "No such file")) == "[Errno 2] No such file"
+
+
+def test_the_limit_of_open_files_is_named(monkeypatch):
+    error = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 4096))
+    line = in_one_line(error)
+    assert "this shell allows 256 (`ulimit -n`); `ulimit -n 4096` allows more" in line
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
+    assert "this shell allows 256 (`ulimit -n`); raise it" in in_one_line(error)
