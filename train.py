@@ -29,6 +29,7 @@ from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
+from pipeline.shards.described import mask_summary
 from training.claim import claimed
 from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
@@ -324,6 +325,7 @@ def open_log(
         f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}, "
         f"views by {config.loader.executor}" + (f"; going on after step {step}" if step else "")
     )
+    log.say(mask_summary(shards.manifest, config.recipe))
     return log
 
 

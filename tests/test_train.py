@@ -71,6 +71,9 @@ def test_a_run_leaves_what_it_promises(home, whole_run):
     assert description["config"]["loader"]["executor"] == "compiled"  # what `auto` stands for
     assert "views by compiled" in done.stdout
     assert description["data"]["num_samples"] == 24
+    masks = "masks: 24 of 24 samples have one"
+    assert masks in done.stdout.splitlines()
+    assert description["data"]["masks"] == masks
     assert "torch" in description["versions"]
     assert re.search(r"step 8/8  loss \d\.\d+  [\d.]+ images/s  waiting [\d.]+ %", done.stdout)
     assert "Traceback" not in done.stderr
