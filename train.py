@@ -17,6 +17,7 @@ import click
 import torch
 
 from console import Refused, outlive_output
+from evaluation.sheets import draw_views
 from model import checkpoint
 from model.distributed import barrier, broadcast_parameters, from_main, synchronise_batchnorm
 from model.guard import Guard
@@ -29,6 +30,7 @@ from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
+from pipeline.shards.described import mask_summary
 from training.claim import claimed
 from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
@@ -52,9 +54,18 @@ from training.runlog import RunLog, SilentLog, last_values, write_description
 from training.saving import CheckpointWriter
 
 
+def out_or_views(context: click.Context, option: click.Parameter, out: Path | None) -> Path | None:
+    """Ask for --out unless views are to be shown; what is missing comes after what was given."""
+    if out is None and context.params.get("show_views") is None:
+        raise click.MissingParameter(ctx=context, param=option)
+    return out
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", required=True, type=Path, help="Shards made by convert_dataset.py.")
-@click.option("--out", required=True, type=Path, help="Run directory; an existing run resumes.")
+@click.option(
+    "--out", callback=out_or_views, type=Path, help="Run directory; an existing run resumes."
+)
 @click.option("--gpus", type=int, help="GPUs of this machine; 0: CPU. [default: 1 if there is one]")
 @click.option("--processes", type=int, default=1, show_default=True, help="CPU processes.")
 @click.option(
@@ -68,16 +79,23 @@ from training.saving import CheckpointWriter
     "--max-bad", type=click.IntRange(min=0), help="Undecodable pictures that are tolerated. [10]"
 )
 @click.option("--plan", "asked", is_flag=True, help="What the run would take; trains nothing.")
+@click.option(
+    "--show-views",
+    type=Path,
+    metavar="FILE.png",
+    help="Draw some images, their masks and their views; trains nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def main(
     data: Path,
-    out: Path,
+    out: Path | None,
     gpus: int | None,
     processes: int,
     preset: str,
     settings: tuple[str, ...],
     max_bad: int | None,
     asked: bool,
+    show_views: Path | None,
     as_json: bool,
 ) -> None:
     """Pretrain a ResNet without labels by ReLICv2."""
@@ -85,6 +103,16 @@ def main(
         settings = (*settings, f"loader.max_bad={max_bad}")
     try:
         config = apply_settings(load_preset(preset), settings)
+        if show_views is not None:
+            if asked:
+                raise ValueError("--plan and --show-views exclude each other; give one")
+            click.echo(
+                draw_views(open_shards(data), config.recipe, seed=config.seed, path=show_views)
+            )
+            if as_json:
+                click.echo(json.dumps({"status": 0, "views": str(show_views)}))
+            return
+        assert out is not None
         device_type, size = plan_world(gpus=gpus, processes=processes)
         config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
         plan = Plan.of(config, open_shards(data), out)
@@ -324,6 +352,7 @@ def open_log(
         f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}, "
         f"views by {config.loader.executor}" + (f"; going on after step {step}" if step else "")
     )
+    log.say(mask_summary(shards.manifest, config.recipe))
     return log
 
 

@@ -8,7 +8,6 @@ shards: sheets of views and of masks. Sections can be replaced later (page.py).
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from evaluation.comparison import evaluation_section
 from evaluation.page import Section, read_sections, update_report, write_report
@@ -35,9 +33,8 @@ from evaluation.sections import (
     summary_section,
     throughput_section,
 )
-from evaluation.sheets import masks_section, views_section
+from evaluation.sheets import masks_section, stored_images, views_section
 from pipeline.augment.recipe import MultiCropRecipe, ViewRecipe
-from pipeline.batch import Ids
 from pipeline.loader import LoaderConfig, training_views
 from pipeline.saliency.codec import decode_mask
 from pipeline.sampler import Sampler
@@ -264,7 +261,7 @@ def _sheets(shards: Shards, recipe: MultiCropRecipe) -> list[Section]:
         shards, recipe=recipe, sampler=sampler, seed=0, config=LoaderConfig(threads=1), end_step=1
     ) as views:
         (batch,) = views
-    originals = _pictures(shards, batch.sample_ids)
+    originals = stored_images(shards, batch.sample_ids)
     sheets = [views_section(batch, originals=originals, mean=recipe.mean, std=recipe.std)]
     with_mask = np.flatnonzero(np.isfinite(shards.mask_coverage))
     if len(with_mask):
@@ -273,7 +270,7 @@ def _sheets(shards: Shards, recipe: MultiCropRecipe) -> list[Section]:
         masks = [torch.from_numpy(decode_mask(data)) for data in shards.read(ids).masks]
         sheets.append(
             masks_section(
-                _pictures(shards, ids),
+                stored_images(shards, ids),
                 masks,
                 names=[shards.key(int(sample_id)) for sample_id in ids],
                 threshold=recipe.mask_threshold,
@@ -281,13 +278,3 @@ def _sheets(shards: Shards, recipe: MultiCropRecipe) -> list[Section]:
             )
         )
     return sheets
-
-
-def _pictures(shards: Shards, sample_ids: Ids) -> list[Tensor]:
-    """Return the stored images of samples: uint8 [height, width, 3] each."""
-    from PIL import Image
-
-    return [
-        torch.from_numpy(np.array(Image.open(io.BytesIO(jpeg)).convert("RGB")))
-        for jpeg in shards.read(sample_ids).jpegs
-    ]

@@ -71,9 +71,24 @@ def test_a_run_leaves_what_it_promises(home, whole_run):
     assert description["config"]["loader"]["executor"] == "compiled"  # what `auto` stands for
     assert "views by compiled" in done.stdout
     assert description["data"]["num_samples"] == 24
+    masks = "masks: 24 of 24 samples have one"
+    assert masks in done.stdout.splitlines()
+    assert description["data"]["masks"] == masks
     assert "torch" in description["versions"]
     assert re.search(r"step 8/8  loss \d\.\d+  [\d.]+ images/s  waiting [\d.]+ %", done.stdout)
     assert "Traceback" not in done.stderr
+
+
+def test_views_are_shown_before_a_training_and_nothing_else_is_written(home, tmp_path):
+    path = tmp_path / "views.png"
+    words = ["--data", home / "shards", "--preset", home / "tiny.toml", "--show-views", path]
+    done = command("train.py", *words, "--set", "seed=5", "--json")
+    assert done.returncode == 0, done.stderr
+    said, last = done.stdout.splitlines()
+    assert said.startswith(f"{path}: 6 of 24 images, 2 large views of 32 x 32 and 1 small")
+    assert json.loads(last) == {"status": 0, "views": str(path)}
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_exported_encoder_is_the_online_one(whole_run):

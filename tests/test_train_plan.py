@@ -37,6 +37,7 @@ def test_it_says_what_a_run_takes_and_leaves_nothing(home, tmp_path, brief):
     assert done.exit_code == 0, done.stdout
     assert list(tmp_path.iterdir()) == []
     assert "tiny: 24 pictures, 3 steps of 8 an epoch, 12 in all" in done.stdout
+    assert "\nmasks: 24 of 24 samples have one\n" in done.stdout
     for line in ("parameters", "operations", "counted", "rehearsed", "memory", "disk", "speed"):
         assert any(each.startswith(line) for each in done.stdout.splitlines()), line
     assert "nothing is known that would stop it" in done.stdout

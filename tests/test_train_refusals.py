@@ -1,5 +1,6 @@
 """What train.py refuses: one line, exit status 2, no traceback, nothing written or lost."""
 
+import errno
 import subprocess
 
 import pytest
@@ -148,3 +149,41 @@ def test_damaged_checkpoints_end_in_one_line_in_every_number_of_processes(home, 
     for processes in (1, 2):
         done = train(home, out, "max_steps=2", gpus=0, processes=processes)
         assert_refused(done, "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("name", "fragments"),
+    [
+        ("notes.txt", ["notes.txt has no ending of an image", ".png"]),
+        ("views", ["views has no ending of an image"]),
+        ("nowhere/views.png", ["the folder", "nowhere does not exist"]),
+        ("folder.png", ["folder.png is a folder"]),
+    ],
+)
+def test_views_are_shown_in_a_new_image_only(home, tmp_path, name, fragments):
+    (tmp_path / "notes.txt").write_text("precious")
+    (tmp_path / "folder.png").mkdir()
+    words = ("--data", home / "shards", "--preset", home / "tiny.toml")
+    done = in_process(*words, "--show-views", tmp_path / name)
+    assert_refused(done, *fragments)
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "notes.txt"]
+
+
+def test_views_that_cannot_be_written_or_shown_are_one_line(home, tmp_path, monkeypatch):
+    words = ("--data", home / "shards", "--preset", home / "tiny.toml", "--show-views")
+    assert_refused(in_process(*words, tmp_path / "views.png", "--plan"), "--plan and --show-views")
+    monkeypatch.setattr("files.os.fsync", full_disk)
+    done = in_process(*words, tmp_path / "views.png")
+    assert_refused(done, "cannot write", "views.png: No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def full_disk(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_without_views_to_show_a_run_needs_its_folder(home):
+    done = in_process("--data", home / "shards")
+    assert done.returncode == 2
+    assert "Missing option '--out'" in done.stderr

@@ -28,6 +28,7 @@ from files import write_text_whole
 from model.collapse import collapse_warning
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
+from pipeline.shards.described import mask_summary
 from training.config import TrainConfig, differences, from_dict, to_dict
 from training.launch import World
 
@@ -229,6 +230,7 @@ def write_description(out: Path, config: TrainConfig, manifest: Manifest, world:
             "num_samples": manifest.num_samples,
             "source": manifest.source,
             "index_sha256": manifest.index_sha256,
+            "masks": mask_summary(manifest, config.recipe),
         },
         "world_size": world.size,
         "device": str(world.device),

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.shards.manifest import Manifest
+
+if TYPE_CHECKING:  # its package imports torch, which a conversion does not need
+    from pipeline.augment.recipe import MultiCropRecipe
 
 NAMES_SHOWN = 10
 
@@ -46,9 +50,31 @@ def summarised(manifest: Manifest, out: Path, seconds: float) -> dict[str, objec
     }
 
 
+def mask_summary(manifest: Manifest, recipe: MultiCropRecipe | None = None) -> str:
+    """Return one line: how many of the samples have a mask, and what follows from none.
+
+    Args:
+        recipe: of a run; the line then also says when no view of that run is masked.
+    """
+    masks = manifest.masks
+    if masks.num_masks == 0:
+        refused = sum(masks.refused.values())
+        none = f"none (all {refused} estimates were refused)" if refused else "none"
+        cure = "" if masks.method else "; convert with --saliency auto"
+        return f"masks: {none}, no background is ever removed{cure}"
+    line = f"masks: {masks.num_masks} of {manifest.num_samples} samples have one"
+    if masks.num_degenerate:
+        line += f", {masks.num_degenerate} of them cover less than {masks.degenerate_below:.0%}"
+    if recipe is not None and not any(view.mask_probability for view in recipe.views):
+        line += "; no background is ever removed, since mask_probability is 0 for every view"
+    return line
+
+
 def _described_masks(manifest: Manifest) -> Iterator[str]:
     masks = manifest.masks
-    if masks.coverage_mean is not None:
+    if masks.coverage_mean is None:
+        yield mask_summary(manifest)
+    else:
         yield (
             f"{masks.num_masks} masks of {manifest.sizes.mask_bytes / masks.num_masks:.0f} bytes "
             f"cover {masks.coverage_mean:.1%} of the picture on average; {masks.num_missing} "

@@ -10,6 +10,7 @@ import numpy as np
 
 from model import checkpoint
 from pipeline.shards import Shards, open_shards
+from pipeline.shards.described import mask_summary
 from training.config import TrainConfig
 from training.forecast.footprint import Footprint
 from training.forecast.memory import MemoryPlan
@@ -37,6 +38,7 @@ class Forecast:
     processes: int
     device: str
     num_samples: int
+    masks: str  # a sentence: how many samples have one
     global_batch_size: int
     steps_per_epoch: int
     steps: int  # of the whole run
@@ -96,6 +98,7 @@ def make_forecast(
             processes=size,
             device=device_type,
             num_samples=len(shards),
+            masks=mask_summary(shards.manifest, config.recipe),
             global_batch_size=config.global_batch_size,
             steps_per_epoch=plan.sampler.steps_per_epoch,
             steps=plan.end_step,

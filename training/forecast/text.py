@@ -33,7 +33,8 @@ def _work(found: Forecast) -> str:
     return (
         f"{found.name}: {found.num_samples:,} pictures, {found.steps_per_epoch} steps of "
         f"{found.global_batch_size} an epoch, {found.steps} in all{left}\n"
-        f"{found.processes} process(es) on {found.device}, {each} pictures each"
+        f"{found.processes} process(es) on {found.device}, {each} pictures each\n"
+        f"{found.masks}"
     )
 
 
