@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import importlib.util
 import io
 import os
 import resource
 import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 
 import click
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class Refused(click.ClickException):
@@ -25,6 +32,89 @@ def in_one_line(error: Exception) -> str:
         higher = f"; `ulimit -n {most}` allows more" if limit < most else ""
         line += f": this shell allows {limit} (`ulimit -n`){higher}; raise it, or use fewer workers"
     return line
+
+
+class Command(click.Command):
+    """A command whose options never take another option for their value.
+
+    Without this, `--masks --out X` reads masks from a folder named `--out`.
+    """
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        options = [each for each in self.params if isinstance(each, click.Option)]
+        names = {name for each in options for name in (*each.opts, *each.secondary_opts)}
+        valued = {
+            name
+            for each in options
+            # with a text for its flag_value, it may stand without a value
+            if not (each.is_flag or each.count or isinstance(each.flag_value, str))
+            for name in each.opts
+        }
+        for name, value in pairwise(words):
+            if name in valued and value in names:
+                raise click.UsageError(f"{name} needs a value, and {value} is an option", context)
+        return super().parse_args(context, words)
+
+
+class Group(click.Group):
+    """Commands, each imported when it is asked for: `--help` waits for none of them.
+
+    Args:
+        places: command -> "module:function", the function that is its click.Command.
+    """
+
+    def __init__(self, name: str, *, places: Mapping[str, str], help: str) -> None:
+        super().__init__(name, help=help, context_settings=HELP_NAMES)
+        self._places = {each: place.split(":") for each, place in places.items()}
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted(self._places)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self._places:
+            return None
+        module, function = self._places[name]
+        command: click.Command = getattr(importlib.import_module(module), function)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(name)) for name in sorted(self._places)])
+
+    def _summary(self, name: str) -> str:
+        """The first paragraph of a command's docstring, read without importing it."""
+        module, function = self._places[name]
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        (found,) = (
+            ast.get_docstring(node) or ""
+            for node in ast.parse(source).body
+            if isinstance(node, ast.FunctionDef) and node.name == function
+        )
+        return " ".join(found.partition("\n\n")[0].split())
+
+
+def answer_usage(command: click.Command) -> None:
+    """Answer `--help` and refuse a wrong command line, before a command's slow imports.
+
+    Returns if the words of the command line are right: nothing of the command has run yet.
+    """
+    commands = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    callbacks = [each.callback for each in commands]
+    try:
+        for each in commands:
+            each.callback = None
+        shown = command.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    finally:
+        for each, callback in zip(commands, callbacks, strict=True):
+            each.callback = callback
+    if shown is not None:  # the exit status of --help
+        sys.exit(shown)
 
 
 def outlive_output() -> None:

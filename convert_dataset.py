@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from console import Refused, in_one_line, outlive_output
+from console import HELP_NAMES, Command, Refused, in_one_line, outlive_output
 from pipeline.shards import FORMATS, Manifest, open_shards
 from pipeline.shards.described import described, shown, summarised
 from pipeline.shards.files import find_damaged
@@ -63,7 +63,7 @@ class Request:
     first_folder_is_class: bool = False
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings=HELP_NAMES)
 @click.option(
     "--source",
     required=True,
@@ -77,7 +77,9 @@ class Request:
 )
 @click.option(
     "--saliency",
-    metavar="auto|METHOD",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[auto|METHOD]",
     help="Make masks without labels: by --saliency-model, else by hand-crafted methods.",
 )
 @click.option("--saliency-model", type=Path, help="The student.pt of `pipeline.saliency train`.")

@@ -16,28 +16,11 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import click
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from console import Refused, outlive_output
-from evaluation.comparison import HEADS, cell_text, is_chosen
-from evaluation.encoders import OpenedEncoder, initial_encoder, open_encoder
-from evaluation.knn import KnnConfig
-from evaluation.linear import LinearConfig
-from evaluation.logistic import LogisticConfig
-from evaluation.protocols import evaluate_knn, evaluate_quick, evaluate_released
-from evaluation.report import REPORT_NAME, read_sections, run_sections, update_report
-from evaluation.results import PROTOCOLS, EvaluationResult, percent, read_results, write_result
-from evaluation.subject import Subject
-from pipeline.loader import LoaderConfig
-from pipeline.loader.decode import TooManyBadSamples
-from pipeline.shards import open_shards
-from training.config import apply_settings
+from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP_NAMES)
 def main() -> None:
     """Measure how good the features of an encoder are."""
 
@@ -77,7 +60,7 @@ def evaluation_command(function: Callable[..., None]) -> click.Command:
     ]
     for option in reversed(options):
         function = option(function)
-    return main.command()(function)
+    return main.command(cls=Command)(function)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +118,30 @@ def linear(protocol: str, settings: tuple[str, ...], **asked: Any) -> None:
         else:
             quick = apply_settings(LogisticConfig(), settings)
             run(request, partial(evaluate_quick, config=quick))
+
+
+if __name__ == "__main__":
+    outlive_output()
+    answer_usage(main)  # before the imports below, which take seconds
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from evaluation.comparison import HEADS, cell_text, is_chosen
+from evaluation.encoders import OpenedEncoder, initial_encoder, open_encoder
+from evaluation.knn import KnnConfig
+from evaluation.linear import LinearConfig
+from evaluation.logistic import LogisticConfig
+from evaluation.protocols import evaluate_knn, evaluate_quick, evaluate_released
+from evaluation.report import REPORT_NAME, read_sections, run_sections, update_report
+from evaluation.results import PROTOCOLS, EvaluationResult, percent, read_results, write_result
+from evaluation.subject import Subject
+from pipeline.loader import LoaderConfig
+from pipeline.loader.decode import TooManyBadSamples
+from pipeline.shards import open_shards
+from training.config import apply_settings
 
 
 def run(request: Request, evaluate: Callable[[Subject], EvaluationResult]) -> None:
@@ -287,5 +294,4 @@ def track(stage: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 if __name__ == "__main__":
-    outlive_output()
     main()

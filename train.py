@@ -14,44 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import torch
 
-from console import Refused, outlive_output
-from evaluation.sheets import draw_views
-from model import checkpoint
-from model.distributed import barrier, broadcast_parameters, from_main, synchronise_batchnorm
-from model.guard import Guard
-from model.lars import make_optimizer
-from model.loss import LossTerms
-from model.relicv2 import ReLICv2
-from model.step import backward
-from pipeline.batch import MultiCropBatch
-from pipeline.loader import MultiCropLoader, training_views
-from pipeline.loader.decode import TooManyBadSamples
-from pipeline.loader.watchdog import Stalled
-from pipeline.shards import Shards, open_shards
-from pipeline.shards.described import mask_summary
-from training.claim import claimed
-from training.config import TrainConfig, apply_settings
-from training.decoding import settle_decoding
-from training.feed import agreed_batches
-from training.forecast import foretell
-from training.launch import (
-    StopRequest,
-    World,
-    plan_world,
-    run_in_place,
-    run_processes,
-    under_torchrun,
-    unforeseen,
-)
-from training.meter import Diverged, Meter
-from training.monitor import KnnMonitor
-from training.negatives import draw_negatives
-from training.plan import Plan
-from training.presets import PRESETS, load_preset
-from training.runlog import RunLog, SilentLog, last_values, write_description
-from training.saving import CheckpointWriter
+from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output
+from training import PRESET_NAMES
 
 
 def out_or_views(context: click.Context, option: click.Parameter, out: Path | None) -> Path | None:
@@ -61,7 +26,7 @@ def out_or_views(context: click.Context, option: click.Parameter, out: Path | No
     return out
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings=HELP_NAMES)
 @click.option("--data", required=True, type=Path, help="Shards made by convert_dataset.py.")
 @click.option(
     "--out", callback=out_or_views, type=Path, help="Run directory; an existing run resumes."
@@ -72,7 +37,7 @@ def out_or_views(context: click.Context, option: click.Parameter, out: Path | No
     "--preset",
     default="imagenet-rn50",
     show_default=True,
-    help=f"{', '.join(PRESETS)}, or a .toml file.",
+    help=f"{', '.join(PRESET_NAMES)}, or a .toml file.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change a setting.")
 @click.option(
@@ -149,6 +114,49 @@ def main(
     if as_json:
         click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    outlive_output()
+    answer_usage(main)  # before the imports below, which take seconds
+
+import torch
+
+from evaluation.sheets import draw_views
+from model import checkpoint
+from model.distributed import barrier, broadcast_parameters, from_main, synchronise_batchnorm
+from model.guard import Guard
+from model.lars import make_optimizer
+from model.loss import LossTerms
+from model.relicv2 import ReLICv2
+from model.step import backward
+from pipeline.batch import MultiCropBatch
+from pipeline.loader import MultiCropLoader, training_views
+from pipeline.loader.decode import TooManyBadSamples
+from pipeline.loader.watchdog import Stalled
+from pipeline.shards import Shards, open_shards
+from pipeline.shards.described import mask_summary
+from training.claim import claimed
+from training.config import TrainConfig, apply_settings
+from training.decoding import settle_decoding
+from training.feed import agreed_batches
+from training.forecast import foretell
+from training.launch import (
+    StopRequest,
+    World,
+    plan_world,
+    run_in_place,
+    run_processes,
+    under_torchrun,
+    unforeseen,
+)
+from training.meter import Diverged, Meter
+from training.monitor import KnnMonitor
+from training.negatives import draw_negatives
+from training.plan import Plan
+from training.presets import load_preset
+from training.runlog import RunLog, SilentLog, last_values, write_description
+from training.saving import CheckpointWriter
 
 
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -366,5 +374,4 @@ def _in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
 
 
 if __name__ == "__main__":
-    outlive_output()
     main()

@@ -2,132 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from console import Group, outlive_output
 
-import click
-
-from bench.augment import AugmentRequest, augment
-from bench.certificate.command import certificate_command
-from bench.ladder_commands import decode_command, ladder_command, loader_command
-from bench.order import OrderRequest, order, order_options, quality_table
-from bench.outlines.command import outlines_command
-from bench.planner.check import plan_check_command
-from bench.planner.command import plan_command
-from bench.refused import conclude, refusing
-from bench.scaling.command import scaling_command
-from bench.step.command import step_command
-from bench.table import table
-from bench.trace import TraceRequest, trace
-from console import outlive_output
-from training.config import apply_settings
-from training.presets import load_preset
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def bench() -> None:
-    """Measure and check the pipeline."""
-
-
-@bench.command("trace")
-@click.option("--data", required=True, type=Path, help="Shards made by convert_dataset.py.")
-@click.option("--preset", default="imagenet-rn50", show_default=True)
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE")
-@click.option("--steps", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--start-step", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def trace_command(
-    data: Path,
-    preset: str,
-    settings: tuple[str, ...],
-    steps: int,
-    start_step: int,
-    processes: int,
-    threads: int,
-    as_json: bool,
-) -> None:
-    """Print the sample ids and a hash of every view's pixels for each global step.
-
-    The answer depends on data, preset and seed alone: run it with other --processes, --threads or
-    --start-step and compare.
-    """
-    with refusing():
-        config = apply_settings(load_preset(preset), (*settings, f"loader.threads={threads}"))
-        request = TraceRequest(
-            data=data, config=config, start_step=start_step, num_steps=steps, processes=processes
-        )
-        result = trace(request)
-    for row in result["steps"]:
-        click.echo(
-            f"step {row['step']:6d}  epoch {row['epoch']:4d}  {len(row['sample_ids'])} samples  "
-            f"views {row['digest']}"
-        )
-    click.echo(f"all steps {result['digest']}")
-    if as_json:
-        click.echo(json.dumps(result))
-
-
-@bench.command("augment")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--images", type=click.IntRange(min=1), help="Pictures in a round. [32, GPU: 256]")
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--data", type=Path, help="Shards to take pictures from; generated without it.")
-@click.option("--peers/--no-peers", default=True, show_default=True)
-@click.option("--only", multiple=True, metavar="NAME", help="Measure the row NAME; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def augment_command(
-    device: str,
-    images: int | None,
-    rounds: int,
-    threads: int,
-    data: Path | None,
-    peers: bool,
-    only: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Speed of the augmentation, beside other libraries at the same work.
-
-    On CPU every row but `compiled xN` is pinned to one core; N is --threads.
-    """
-    request = AugmentRequest(
-        device=device,
-        images=images or (256 if device == "cuda" else 32),
-        rounds=rounds,
-        threads=threads,
-        data=data,
-        peers=peers,
-        only=only,
-    )
-    with refusing():
-        result = augment(request)
-    click.echo(table(result))
-    conclude(result, as_json)
-
-
-@bench.command("order")
-@order_options
-def order_command(as_json: bool, **asked: Any) -> None:
-    """How well the windowed order mixes, and how fast a cold disk gives it.
-
-    The files' pages are dropped from the page cache before each measurement, which needs no root,
-    and rows say so where the system kept them.
-    """
-    with refusing():
-        result = order(OrderRequest(**asked))
-    click.echo(quality_table(result))
-    click.echo("\n" + table(result) if result["rows"] else result["work"])
-    conclude(result, as_json, whose="row")
-
-
-for command in (
-    *(ladder_command, loader_command, decode_command, certificate_command, plan_command),
-    *(plan_check_command, step_command, scaling_command, outlines_command),
-):
-    bench.add_command(command)
+bench = Group(
+    "bench",
+    help="Measure and check the pipeline.",
+    places={
+        "augment": "bench.commands:augment_command",
+        "certificate": "bench.certificate.command:certificate_command",
+        "decode": "bench.ladder_commands:decode_command",
+        "ladder": "bench.ladder_commands:ladder_command",
+        "loader": "bench.ladder_commands:loader_command",
+        "order": "bench.commands:order_command",
+        "outlines": "bench.outlines.command:outlines_command",
+        "plan": "bench.planner.command:plan_command",
+        "plan-check": "bench.planner.check:plan_check_command",
+        "scaling": "bench.scaling.command:scaling_command",
+        "step": "bench.step.command:step_command",
+        "trace": "bench.commands:trace_command",
+    },
+)
 
 if __name__ == "__main__":
     outlive_output()

@@ -26,7 +26,7 @@ from bench.stages import Task, require_decoder
 from bench.streams import Stream, timed
 from bench.training_rungs import loader_stream
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.batch import CPU
+from pipeline.devices import CPU
 from pipeline.loader import LoaderConfig
 from pipeline.shards import open_shards
 from training.config import TrainConfig

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # a conversion holds no tensors, and starts without torch
+    import torch
+    from torch import Tensor
 
 Ids = NDArray[np.int64]
 Ints = NDArray[np.int32]
@@ -22,7 +25,6 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
-CPU = torch.device("cpu")
 MASK_GRID = 128  # M: every stored mask is a grid of 128 x 128 levels over the whole image
 
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
 PIPELINE_LAYERS = [
     [
         "pipeline.batch",
+        "pipeline.devices",
         "pipeline.folder_lock",
         "pipeline.rng",
         "pipeline.stats",
@@ -59,6 +60,7 @@ PIPELINE_LAYERS = [
     [
         "pipeline.augment",
         "pipeline.saliency.refine",
+        "pipeline.saliency.evaluate_command",
         "pipeline.saliency.train_command",
         "pipeline.saliency.predict_command",
         "pipeline.saliency.sheet_command",

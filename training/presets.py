@@ -14,6 +14,7 @@ from model.loss import LossConfig
 from model.relicv2 import ReLICv2Config
 from model.resnet import ResNetConfig
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD, SMALL, MultiCropRecipe
+from training import PRESET_NAMES
 from training.config import TrainConfig, merged
 
 
@@ -138,14 +139,16 @@ def demo() -> TrainConfig:
     )
 
 
-PRESETS = {
-    "imagenet-rn50": imagenet_rn50,
-    "imagenet-rn50-300": imagenet_rn50_300,
-    "imagenet-rn50-100": imagenet_rn50_100,
-    "imagenet-rn50-40": imagenet_rn50_40,
-    "small-images": small_images,
-    "demo": demo,
-}
+PRESETS = dict(
+    zip(
+        PRESET_NAMES,
+        (
+            *(imagenet_rn50, imagenet_rn50_300, imagenet_rn50_100, imagenet_rn50_40),
+            *(small_images, demo),
+        ),
+        strict=True,
+    )
+)
 
 
 def load_preset(name: str) -> TrainConfig:

@@ -13,7 +13,8 @@ import torch
 from pipeline.augment.params import ViewParams
 from pipeline.augment.progressive import ProgressiveViews
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.batch import CPU, DecodedBatch, MultiCropBatch
+from pipeline.batch import DecodedBatch, MultiCropBatch
+from pipeline.devices import CPU
 from pipeline.stats import Beat, no_beat
 
 EXECUTORS = ("auto", "fused", "compiled", "dali", "reference")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.batch import CPU
+from pipeline.devices import CPU
 
 
 class RecycledMemory:

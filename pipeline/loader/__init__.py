@@ -16,7 +16,8 @@ import torch
 from pipeline.augment import EXECUTORS, Executor, choose_executor, make_executor
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import MultiCropRecipe
-from pipeline.batch import CPU, Ids
+from pipeline.batch import Ids
+from pipeline.devices import CPU
 from pipeline.loader.decode import Decoder
 from pipeline.loader.multicrop import MultiCropLoader
 from pipeline.loader.shares import (

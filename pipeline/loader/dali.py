@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batch import CPU, EncodedBatch, RaggedImages
+from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.devices import CPU
 from pipeline.loader.dali_gpu_graph import DecodeGraph, why_refused
 from pipeline.stats import Beat, no_beat
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from pipeline.batch import CPU
+from pipeline.devices import CPU
 from pipeline.loader.checked import CheckedDecoder
 from pipeline.loader.dali_gpu import DaliGpuDecoder
 from pipeline.loader.dali_gpu_graph import ENGINES, codec_version

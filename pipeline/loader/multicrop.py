@@ -24,7 +24,8 @@ import torch
 
 from pipeline.augment import Executor
 from pipeline.augment.params import ViewParams
-from pipeline.batch import CPU, DecodedBatch, EncodedBatch, Ids, MultiCropBatch
+from pipeline.batch import DecodedBatch, EncodedBatch, Ids, MultiCropBatch
+from pipeline.devices import CPU
 from pipeline.loader.decode import (
     BadSamples,
     Decoder,

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batch import CPU, MASK_GRID, Ids, Ints, RaggedImages
+from pipeline.batch import MASK_GRID, Ids, Ints, RaggedImages
+from pipeline.devices import CPU
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.batch import CPU, Bytes, EncodedBatch, Ints
+from pipeline.batch import Bytes, EncodedBatch, Ints
+from pipeline.devices import CPU
 from pipeline.loader.ragged import room_for, some_encoded
 from pipeline.loader.turbojpeg import TurboJpegDecoder
 from pipeline.shards import Shards

@@ -6,7 +6,8 @@ The library releases the GIL while it decodes. Truncated data counts as an error
 
 from __future__ import annotations
 
-from pipeline.batch import CPU, Bytes, EncodedBatch, RaggedImages
+from pipeline.batch import Bytes, EncodedBatch, RaggedImages
+from pipeline.devices import CPU
 from pipeline.stats import Beat, no_beat
 from pipeline.threads import Threads
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.batch import CPU, EncodedBatch, RaggedImages
+from pipeline.batch import EncodedBatch, RaggedImages
+from pipeline.devices import CPU
 from pipeline.loader.decode import Decoder
 from pipeline.loader.own_stream import OwnStream, Scratch
 from pipeline.loader.ragged import byte_sizes, places, side_by_side

@@ -10,7 +10,8 @@ import click
 import cv2
 import numpy as np
 
-from pipeline.batch import CPU, Bytes
+from pipeline.batch import Bytes
+from pipeline.devices import CPU
 from pipeline.saliency.arrays import to_bytes
 from pipeline.saliency.console import list_bad, refusing, report
 from pipeline.saliency.gate import judge

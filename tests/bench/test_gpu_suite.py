@@ -35,7 +35,10 @@ def test_the_suite_and_the_rung_import_nothing_that_a_bare_gpu_machine_lacks():
     absent = ["nvidia", "ffcv", "kornia", "torchvision", "numba", "cv2", "simplejpeg", "rich"]
     code = (
         f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n"
-        "import bench.gpu_suite, bench.__main__, bench.augment_cuda, bench.loader_cuda\n"
+        "import bench.gpu_suite, bench.augment_cuda, bench.loader_cuda\n"
+        "from bench.__main__ import bench as commands\n"
+        "for name in commands.list_commands(None):\n"
+        "    commands.get_command(None, name)\n"
         "from bench.peers import dali_stock, ffcv_stock, kornia_batched, torchvision_v2\n"
         "from bench.peers import dali_loader, ffcv_loader, kornia_dali_loader, libjpeg_loop\n"
         "import bench.peers.torchvision_loader, bench.step.rung\n"

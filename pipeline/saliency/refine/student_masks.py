@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.batch import CPU, Bytes
+from pipeline.batch import Bytes
+from pipeline.devices import CPU
 from pipeline.saliency.gate import GateSettings
 from pipeline.saliency.one_thread import one_thread_each
 from pipeline.saliency.provenance import MaskMethod

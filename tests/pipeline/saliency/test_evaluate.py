@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import pipeline.saliency.__main__ as command
+from pipeline.saliency import evaluate_command
 from pipeline.saliency.evaluate import evaluate
 from pipeline.saliency.labelled import list_labelled, read_labelled
 from pipeline.saliency.measures import measure, summarise
@@ -136,7 +137,7 @@ def test_a_process_that_dies_is_one_line(data, monkeypatch):
     def die(*_, **__):
         raise BrokenProcessPool("terminated abruptly")
 
-    monkeypatch.setattr(command, "evaluate", die)
+    monkeypatch.setattr(evaluate_command, "evaluate", die)
     result = run("--data", data)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == (

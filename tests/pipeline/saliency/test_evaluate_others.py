@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 import pipeline.saliency.__main__ as command
-from pipeline.batch import CPU
+from pipeline.devices import CPU
 from pipeline.saliency.labelled import list_labelled, read_labelled
 from pipeline.saliency.measures import measure, summarise
 from pipeline.saliency.methods import METHODS
