@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import resource
+import select
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
@@ -122,18 +123,20 @@ def outlive_output() -> None:
 
     A closed pipe (`| head`) or a full disk (`> log`) ends neither a conversion nor a training run.
     The loss of standard output is said once on standard error; what is printed later is discarded.
-    Characters that the encoding lacks (file names that are not UTF-8) are escaped. Each command
-    calls this once, before it prints anything.
+    Characters that the encoding lacks (file names that are not UTF-8) are escaped. Each
+    process that prints calls this once, before it prints anything.
     """
+    # Descriptors that were closed before the command began (`>&-`): a file that is opened later
+    # must not get such a number, or a process started from here would print into that file.
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(null, True)
+    os.close(null)
     sys.stdout = _outliving(1, sys.stdout)
     sys.stderr = _outliving(2, sys.stderr)
 
 
 def _outliving(number: int, stream: io.TextIOWrapper | object) -> io.TextIOWrapper:
-    try:
-        raw: io.RawIOBase = _OutlivingFile(number, "w", closefd=False)
-    except OSError:  # the descriptor was closed before the command began (`>&-`)
-        raw = io.FileIO(os.devnull, "w")
+    raw: io.RawIOBase = _OutlivingFile(number, "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", "utf-8"),
@@ -147,7 +150,10 @@ class _OutlivingFile(io.FileIO):
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]
         try:
-            return super().write(data)
+            # None: whoever shares this terminal or pipe has made it non-blocking, and it is full
+            while (written := super().write(data)) is None:
+                select.select([], [self], [])
+            return written
         except OSError as error:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())

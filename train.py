@@ -109,8 +109,8 @@ def main(
             arguments=arguments,
             patience_seconds=patience,
         )
-    except ValueError as error:
-        raise Refused(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise Refused(reason(error)) from error
     if as_json:
         click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
     sys.exit(status)
@@ -176,9 +176,17 @@ def explain(error: Exception, out: Path) -> None:
         kept = checkpoint.latest(out)
         click.echo(f"Error: {error} ({kept.name if kept else 'none was saved yet'})", err=True)
     elif isinstance(error, (TooManyBadSamples, Stalled, ValueError, OSError)):
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {reason(error)}", err=True)
     else:
         click.echo(unforeseen(error), err=True, nl=False)
+
+
+def reason(error: Exception) -> str:
+    """What a known error says, in one line; of the file system's, the path comes first."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        wrong = error.strerror[0].lower() + error.strerror[1:]
+        return f"cannot use {error.filename}: {wrong}; mend that, or give another path"
+    return str(error)
 
 
 def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:

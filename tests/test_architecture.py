@@ -44,6 +44,7 @@ PIPELINE_LAYERS = [
         "pipeline.batch",
         "pipeline.devices",
         "pipeline.folder_lock",
+        "pipeline.numba_kernels",
         "pipeline.rng",
         "pipeline.stats",
         "pipeline.threads",
@@ -87,7 +88,7 @@ HOMES = {
     "ffcv": ["pipeline/shards/beton*.py", "bench/peers/ffcv*.py"],
     "kornia": ["bench/peers/kornia*.py"],
     "matplotlib": ["evaluation/*", "bench/plot.py"],
-    "numba": ["pipeline/augment/compiled*.py", "pipeline/saliency/compiled*.py"],
+    "numba": ["pipeline/numba_kernels.py", "pipeline/augment/compiled*.py"],
     "nvidia": ["*dali*.py", "pipeline/shards/tar*.py"],
     "PIL": [
         "pipeline/sources/*",

@@ -5,6 +5,8 @@ import os
 import resource
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,43 @@ def test_the_limit_of_open_files_is_named(monkeypatch):
     assert "this shell allows 256 (`ulimit -n`); `ulimit -n 4096` allows more" in line
     monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 256))
     assert "this shell allows 256 (`ulimit -n`); raise it" in in_one_line(error)
+
+
+def test_a_pipe_that_was_made_non_blocking_is_waited_for(tmp_path):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    received = bytearray()
+
+    def read_late():
+        time.sleep(0.5)
+        while part := os.read(reading, 4096):
+            received.extend(part)
+
+    thread = threading.Thread(target=read_late)
+    thread.start()
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS, tmp_path / "end"],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writing)
+    thread.join()
+    os.close(reading)
+    assert done.returncode == 0, done.stderr
+    assert len(received.splitlines()) == 2000
+
+
+def test_a_descriptor_that_was_closed_is_given_to_no_file(tmp_path):
+    code = (
+        "from console import outlive_output\n"
+        "outlive_output()\n"
+        f"number = open({str(tmp_path / 'numbers')!r}, 'w')\n"
+        "number.write(str(number.fileno()))\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code], cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0
+    assert int((tmp_path / "numbers").read_text()) > 2

@@ -1,13 +1,16 @@
 """What train.py refuses: one line, exit status 2, no traceback, nothing written or lost."""
 
 import errno
+import os
+import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.journey import command, train, train_arguments
+from tests.journey import ROOT, command, train, train_arguments
 from train import main
 
 
@@ -132,6 +135,30 @@ def test_a_run_without_a_checkpoint_takes_corrected_settings(home, tmp_path):
     (out / "metrics.jsonl").write_bytes(b'5\n[]\n{"loss": 1}\n\xff\xfe\n{"step": 1')
     assert train(home, out, "max_steps=1", "seed=9").returncode == 0
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--data", "--out"])
+def test_a_path_that_the_file_system_refuses_ends_at_once(home, tmp_path, option):
+    words = train_arguments(home, tmp_path / "run")[1:]
+    words[words.index(option) + 1] = tmp_path / ("x" * 300)
+    done = in_process(*words)
+    assert_refused(done, f"cannot use {tmp_path / 'xxx'}", "file name too long", "another path")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_shards_that_may_not_be_read_end_at_once(home, tmp_path, processes):
+    shards = tmp_path / "shards"
+    shutil.copytree(home / "shards", shards)
+    (shards / "data.beton").chmod(0)
+    words = train_arguments(home, tmp_path / "run", gpus=0, processes=processes)
+    words[words.index("--data") + 1] = shards
+    # root reads whatever it likes; without this capability it does not
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.getuid() else []
+    done = subprocess.run(
+        [*drop, sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert_refused(done, f"cannot use {shards / 'data.beton'}: permission denied")
 
 
 @pytest.mark.parametrize("out", ["file/run", "file"])

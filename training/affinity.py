@@ -56,8 +56,12 @@ def keep_to_own_cores(
         near = []
         if device_type == "cuda":
             near = [cores_beside(address) for address in gpu_addresses(len(neighbours))]
-        cores = share_of_cores(cores, local_rank=local_rank, near=near, local_size=len(neighbours))
-        os.sched_setaffinity(0, cores)
+        share = share_of_cores(cores, local_rank=local_rank, near=near, local_size=len(neighbours))
+        try:
+            os.sched_setaffinity(0, share)
+        except OSError:  # a sandbox forbids it, or the cores were taken away meanwhile
+            return cores
+        return share
     return cores
 
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
+from console import outlive_output
 from training.affinity import keep_to_own_cores
 from training.allocator import keep_freed_memory
 from training.meeting import store_of_attempt
@@ -115,8 +116,8 @@ def run_processes(
 ) -> int:
     """Run `main(world, *arguments)` in `size` processes of this machine; return the exit status.
 
-    One process runs right here. SIGTERM and SIGINT reach every process; the first to fail ends the
-    others, and its status is returned.
+    One process runs right here. The signals that stop a run reach every process; the first to fail
+    ends the others, and its status is returned.
     """
     if size == 1:
         return _run(World(device=_device(device_type, 0)), main, arguments)
@@ -141,7 +142,7 @@ def run_processes(
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
-    previous = {number: signal.signal(number, forward) for number in _STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         while not spawned.join():
             continue
@@ -153,12 +154,17 @@ def run_processes(
     return 128 + forwarded if forwarded else 0
 
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ERROR = 1000  # a wish above all signals
 
 
+def stop_signals() -> list[signal.Signals]:
+    """SIGTERM, SIGINT, and SIGHUP of a closed terminal unless it is ignored, as under nohup."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 class StopRequest:
-    """What ends a run early: SIGTERM, SIGINT, or an error. Ranks ask `agreed` before each step.
+    """What ends a run early: `stop_signals`, or an error. Ranks ask `agreed` before each step.
 
     Over NCCL the question would make the host wait for the GPU; so there it goes through a group of
     the hosts' own (gloo), while the GPU is busy with the step before.
@@ -174,7 +180,7 @@ class StopRequest:
         if world.size > 1 and world.device.type == "cuda":
             self._hosts = dist.new_group(backend="gloo", timeout=world.patience)
         if threading.current_thread() is threading.main_thread():
-            for number in _STOP_SIGNALS:
+            for number in stop_signals():
                 signal.signal(number, self._notice)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
@@ -226,6 +232,7 @@ def _spawned(
     main: Callable[..., int],
     arguments: tuple[Any, ...],
 ) -> None:
+    outlive_output()  # where train.py did it is another process
     world = World(
         rank=rank,
         size=size,
@@ -241,6 +248,8 @@ def _spawned(
 
 def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> int:
     keep_freed_memory()
+    if world.local_rank:  # what the pipeline warns of is the same in all processes of a machine
+        logging.getLogger("pipeline").setLevel(logging.ERROR)
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if world.size == 1:

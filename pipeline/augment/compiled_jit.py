@@ -1,8 +1,8 @@
-"""How the compiled executor's kernels are compiled: by numba, without the GIL, kept on disk."""
+"""Which arithmetic the compiled executor's kernels are allowed."""
 
 from __future__ import annotations
 
-from numba import njit
+from pipeline.numba_kernels import kernel
 
 # Contraction and reassociation only: with them LLVM vectorises the sums. No assumption about NaN or
 # infinity, so that a wrong value shows instead of spreading as something else.
@@ -10,4 +10,4 @@ _MATH = {"contract", "reassoc", "nsz"}
 
 
 def compiled(function):
-    return njit(nogil=True, cache=True, fastmath=_MATH, boundscheck=False)(function)
+    return kernel(function, fastmath=_MATH)

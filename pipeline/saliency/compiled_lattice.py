@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from pipeline.saliency.compiled_jit import compiled
+from pipeline.numba_kernels import kernel
 
 FEATURES = 5
 MOST = 2048  # a corner's coordinates lie in -MOST..MOST-1: five of 12 bits make a key of 60
@@ -22,7 +22,7 @@ MOST = 2048  # a corner's coordinates lie in -MOST..MOST-1: five of 12 bits make
 _CORNERS = FEATURES + 1
 
 
-@compiled
+@kernel
 def build_lattice(features):
     """Place points in the lattice.
 
@@ -65,7 +65,7 @@ def build_lattice(features):
     return corners, shares, _neighbours(table, keys, found)
 
 
-@compiled
+@kernel
 def filter_lattice(corners, shares, neighbours, values):
     """Return the filtered values, float32 [N], of values float32 [N]."""
     count = neighbours.shape[1]
@@ -87,7 +87,7 @@ def filter_lattice(corners, shares, neighbours, values):
     return out
 
 
-@compiled
+@kernel
 def _elevate(feature, scale, elevated):
     """Map a point into the plane sum = 0 of six dimensions, in which the lattice lies."""
     total = 0.0
@@ -98,7 +98,7 @@ def _elevate(feature, scale, elevated):
     elevated[0] = total
 
 
-@compiled
+@kernel
 def _locate(elevated, base, rank, share):
     """Find the simplex of a point: its first corner, the order of its residuals, its shares."""
     total = 0
@@ -129,7 +129,7 @@ def _locate(elevated, base, rank, share):
     share[0] += 1 + share[_CORNERS]
 
 
-@compiled
+@kernel
 def _slot(key, table, keys):
     """Return where a key stands in the table, or where it is to be put."""
     last = table.shape[0] - 1
@@ -140,7 +140,7 @@ def _slot(key, table, keys):
     return slot
 
 
-@compiled
+@kernel
 def _neighbours(table, keys, found):
     """Return int32 [6, M, 2]: a step along j takes 1 from all coordinates and adds 6 to j."""
     neighbours = np.empty((_CORNERS, found, 2), np.int32)

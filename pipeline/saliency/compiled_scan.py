@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.saliency.compiled_jit import compiled
+from pipeline.numba_kernels import kernel
 
 _PASSES = 3  # of the barrier distance: Zhang et al. (ICCV 2015), section 3.1
 
 
-@compiled
+@kernel
 def barrier_distance(channel):
     """Return the minimum barrier distance [h, w] of each pixel to the border of a channel [h, w].
 
@@ -45,7 +45,7 @@ def barrier_distance(channel):
     return distance
 
 
-@compiled
+@kernel
 def reconstruct(marker, mask):
     """Raise a marker [h, w] under a mask [h, w] as far as it spreads, in place.
 

@@ -5,10 +5,10 @@ Shapes: N nodes.
 
 from __future__ import annotations
 
-from pipeline.saliency.compiled_jit import compiled
+from pipeline.numba_kernels import kernel
 
 
-@compiled
+@kernel
 def shortest_ways(steps):
     """Return the least sum of steps between each two nodes, float32 [N, N] (Floyd, Warshall).
 

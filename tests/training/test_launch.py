@@ -3,6 +3,8 @@
 import atexit
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.journey import ROOT
 from training.allocator import keep_freed_memory
 from training.launch import StopRequest, World, plan_world, run_processes, unforeseen
 
@@ -39,23 +42,61 @@ def test_impossible_numbers_are_refused(gpus, processes):
         plan_world(gpus=gpus, processes=processes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noticed_between_steps(number):
-    previous = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        stop = StopRequest(World())
-        assert stop.agreed() == 0
-        os.kill(os.getpid(), number)
-        assert stop.agreed() == 128 + number
-        os.kill(os.getpid(), signal.SIGTERM)  # the parent's copy of a Ctrl-C, or a scheduler's
-        assert stop.agreed() == 128 + number
-        assert stop.reason() == f"by signal {int(number)}"
-        if number == signal.SIGINT:
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), number)
-    finally:
-        for n, handler in previous.items():
-            signal.signal(n, handler)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.fixture
+def handlers():
+    """Whoever runs the tests may have told them to ignore SIGHUP, as nohup does."""
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noticed_between_steps(handlers, number):
+    stop = StopRequest(World())
+    assert stop.agreed() == 0
+    os.kill(os.getpid(), number)
+    assert stop.agreed() == 128 + number
+    os.kill(os.getpid(), signal.SIGTERM)  # the parent's copy of a Ctrl-C, or a scheduler's
+    assert stop.agreed() == 128 + number
+    assert stop.reason() == f"by signal {int(number)}"
+    if number == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+
+
+def test_a_hangup_that_was_ignored_before_stays_ignored(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest(World())
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.agreed() == 0
+
+
+def print_much(world):
+    for number in range(3000):
+        print(number, "x" * 50)
+    return 0
+
+
+def test_processes_outlive_an_output_that_fails():
+    """Also those that this one starts: the main rank is one of them."""
+    with open("/dev/full", "w") as full:
+        code = (
+            "import sys\n"
+            "from tests.training.test_launch import print_much\n"
+            "from training.launch import run_processes\n"
+            "sys.exit(run_processes(print_much, device_type='cpu', size=2, arguments=()))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("standard output is lost") == 2
+    assert "Traceback" not in done.stderr
 
 
 def status_of_rank(world, statuses):

@@ -25,8 +25,9 @@ from statistics import median, quantiles
 from types import FrameType
 from typing import Any
 
+from console import outlive_output
 from training.config import TrainConfig
-from training.launch import run_processes
+from training.launch import run_processes, stop_signals
 
 # Kernels are compiled, memory grows and the loader's queue fills: steps and seconds left out.
 _SETTLING_STEPS, _SETTLING_SECONDS = 4, 5.0
@@ -143,6 +144,7 @@ def _act(
     with said.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    outlive_output()
     config: TrainConfig = arguments[0]
     status = run_processes(
         run,
@@ -216,12 +218,13 @@ def _ended(status: int | None, said: Path) -> str:
 
 @contextmanager
 def _leaving_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this process by an exception: nothing of the rehearsal is left."""
+    """Signals end this process by an exception, as SIGINT does: nothing of the rehearsal stays."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = [number for number in stop_signals() if number != signal.SIGINT]
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     finally:
