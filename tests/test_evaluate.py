@@ -222,6 +222,7 @@ def test_the_whole_report_of_a_run_has_sheets_of_views_and_masks(
         ({"--checkpoint": "foreign.pt"}, "cannot read"),
         ({"--checkpoint": "half.pt"}, "cannot read"),
         ({"--checkpoint": "other.pt"}, "neither a checkpoint of train.py nor"),
+        ({"--checkpoint": "bare.pt"}, "weights alone, and bare.json is not beside it; copy it"),
         ({"--checkpoint": "old.pt"}, "of another version of this project"),
         ({"--checkpoint": "run/encoder.pt"}, "does not say how large its views were"),
         ({"--train": "none"}, "no such folder"),
@@ -254,7 +255,8 @@ def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(
     (tmp_path / "old" / "evaluation-knn.json").write_text('{"protocol": "knn"}')
     whole = (run / "checkpoint-00000012.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    torch.save({"weights": [0.0]}, tmp_path / "other.pt")
+    torch.save(torch.load(run / "encoder.pt"), tmp_path / "bare.pt")
     torch.save({"config": {}, "model": {}, "step": 1}, tmp_path / "old.pt")
     places = {**shards, "run/encoder.pt": run / "encoder.pt"}
     arguments = {"--checkpoint": "run", "--train": "train", "--test": "test", "--k": "5"}
