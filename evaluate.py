@@ -7,7 +7,7 @@ section of report.html there. Protocols: docs/evaluation.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -129,14 +129,31 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from evaluation.comparison import HEADS, cell_text, is_chosen
+from evaluation.comparison import HEADS, is_chosen
 from evaluation.encoders import OpenedEncoder, initial_encoder, open_encoder
 from evaluation.knn import KnnConfig
 from evaluation.linear import LinearConfig
 from evaluation.logistic import LogisticConfig
+from evaluation.page import Section
 from evaluation.protocols import evaluate_knn, evaluate_quick, evaluate_released
-from evaluation.report import REPORT_NAME, read_sections, run_sections, update_report
-from evaluation.results import PROTOCOLS, EvaluationResult, percent, read_results, write_result
+from evaluation.report import (
+    REPORT_NAME,
+    neighbours_section,
+    read_sections,
+    run_sections,
+    run_titles,
+    update_report,
+)
+from evaluation.results import (
+    PROTOCOLS,
+    EvaluationResult,
+    against_untrained,
+    percent,
+    read_results,
+    shown_cells,
+    with_error,
+    write_result,
+)
 from evaluation.subject import Subject
 from pipeline.loader import LoaderConfig
 from pipeline.loader.decode import TooManyBadSamples
@@ -170,14 +187,15 @@ def run(request: Request, evaluate: Callable[[Subject], EvaluationResult]) -> No
             track=track,
         )
         result = evaluate(subject)
-    path = keep(result, out, title=f"Evaluation of {found.path}")
-    show(result)
+        neighbours = neighbours_section(result, train, test)
+    path = keep(result, out, neighbours)
+    show(result, read_results(out))
     click.echo(f"{path}\n{out / REPORT_NAME}")
     if request.as_json:
         click.echo(json.dumps(asdict(result)))
 
 
-def keep(result: EvaluationResult, out: Path, *, title: str) -> Path:
+def keep(result: EvaluationResult, out: Path, neighbours: Section | None) -> Path:
     """Write the result and its place in the report; return the result's path.
 
     The report is made first, so that nothing is written which no report can show.
@@ -185,8 +203,11 @@ def keep(result: EvaluationResult, out: Path, *, title: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     others = [one for one in read_results(out) if one.file_name != result.file_name]
     sections = run_sections(out, results=[*others, result])
+    if neighbours is not None and not result.untrained:
+        sections.append(neighbours)
+    title, subtitle = run_titles(out) or (f"Evaluation of {Path(result.checkpoint).name}", "")
     path = write_result(result, out)
-    update_report(out / REPORT_NAME, sections, title=title)
+    update_report(out / REPORT_NAME, sections, title=title, subtitle=subtitle)
     return path
 
 
@@ -250,32 +271,35 @@ def try_to_write(folder: Path) -> None:
                 one.rmdir()
 
 
-def show(result: EvaluationResult) -> None:
-    """Print the result as a table."""
+def show(result: EvaluationResult, results: Sequence[EvaluationResult]) -> None:
+    """Print the result as a table, and how it compares with others of the same folder."""
     console = Console(highlight=False)
     encoder = f"{result.checkpoint}{' (untrained)' if result.untrained else ''}"
     chosen = ", ".join(f"{HEADS[name]} {value:g}" for name, value in result.chosen.items())
     console.print(f"{PROTOCOLS[result.protocol]} of {encoder}", soft_wrap=True, markup=False)
     if result.table:
         console.print(table_of(result))
+    accuracies = f"top-1 {with_error(result.top1, result.top1_standard_error)}  "
+    if result.shows_top5:
+        accuracies += f"top-5 {with_error(result.top5, result.top5_standard_error)}  "
     console.print(
-        f"top-1 {percent(result.top1)}  top-5 {percent(result.top5)}  ({chosen})  "
-        f"chance {percent(result.chance)}  {result.seconds:.1f} s",
+        f"{accuracies}({chosen})  chance {percent(result.chance)}  {result.seconds:.1f} s  "
+        "(± the standard error)",
         soft_wrap=True,
     )
-    for note in result.notes:
-        console.print(note, soft_wrap=True, markup=False)
+    for note in (*result.notes, against_untrained(results, result.protocol)):
+        if note:
+            console.print(note, soft_wrap=True, markup=False)
 
 
 def table_of(result: EvaluationResult) -> Table:
     """Return the result's table; the chosen row is bold."""
     table = Table(box=None, pad_edge=False, header_style="")
-    columns = list(result.table[0])
-    for column in columns:
+    rows = [shown_cells(result, row) for row in result.table]
+    for column in rows[0]:
         table.add_column(HEADS.get(column, column), justify="right")
-    for row in result.table:
-        cells = [cell_text(column, row[column]) for column in columns]
-        table.add_row(*cells, style="bold" if is_chosen(result, row) else None)
+    for cells, row in zip(rows, result.table, strict=True):
+        table.add_row(*cells.values(), style="bold" if is_chosen(result, row) else None)
     return table
 
 

@@ -26,6 +26,15 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    error: Sequence[float] = ()  # standard errors of y, drawn as a band; empty: not known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """A horizontal line to compare the curves with, such as chance."""
+
+    name: str
+    y: float  # finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +46,7 @@ class Chart:
     x_name: str
     series: Sequence[Series]
     x_range: tuple[float, float]  # of the axis; holds every x
+    levels: Sequence[Level] = ()
     from_zero: bool = False  # let the y axis begin at 0
     marks: bool = False  # dots on the points: for curves of few
 
@@ -61,6 +71,7 @@ def chart_html(chart: Chart) -> str:
     assert 1 <= len(chart.series) <= 4, "page.css has four colours"
     curves = [_thin(one) for one in chart.series]
     y_values = [y for curve in curves for y in (*curve.low, *curve.high)]
+    y_values += [_drawable(level.y) for level in chart.levels]
     x_scale = _x_scale(*chart.x_range)
     y_scale = _y_scale(min(y_values), max(y_values), from_zero=chart.from_zero)
     drawn = "".join(
@@ -72,7 +83,7 @@ def chart_html(chart: Chart) -> str:
         f'<figcaption><h3>{escape(chart.title)}</h3><span class="unit">{escape(chart.unit)}</span>'
         "</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_spoken(chart)}">'
-        f"{_axes(chart, x_scale, y_scale)}{drawn}"
+        f"{_axes(chart, x_scale, y_scale)}{_levels(chart, y_scale)}{drawn}"
         f'<line class="cursor" y1="{TOP}" y2="{BOTTOM}"/></svg>{_legend(chart)}</figure>'
     )
 
@@ -107,12 +118,15 @@ def _thin(series: Series) -> _Curve:
     edges = [round(i * count / buckets) for i in range(buckets + 1)]
     spans = [slice(a, b) for a, b in pairwise(edges)]
     y = [_drawable(value) for value in series.y]
+    error = series.error or [0.0] * count
+    low = [_drawable(value - one) for value, one in zip(y, error, strict=True)]
+    high = [_drawable(value + one) for value, one in zip(y, error, strict=True)]
     return _Curve(
         name=series.name,
         x=[_mean(series.x[span]) for span in spans],
         y=[_mean(y[span]) for span in spans],
-        low=[min(y[span]) for span in spans],
-        high=[max(y[span]) for span in spans],
+        low=[min(low[span]) for span in spans],
+        high=[max(high[span]) for span in spans],
     )
 
 
@@ -147,7 +161,9 @@ def _x_scale(low: float, high: float) -> _Scale:
 def _y_scale(low: float, high: float, *, from_zero: bool) -> _Scale:
     if from_zero:
         low = min(low, 0.0)
-    if high - low <= 1e-5 * max(abs(high), abs(low)):  # a constant: give it some air
+    if low == high == 0:
+        high = 1.0
+    elif high - low <= 1e-5 * max(abs(high), abs(low)):  # a constant: give it some air
         room = abs(high) * 0.5 or 1.0
         low, high = (low if from_zero and low == 0 else low - room), high + room
     step = _step(high - low, 4)
@@ -203,21 +219,52 @@ def _curve(index: int, curve: _Curve, x_scale: _Scale, y_scale: _Scale, *, marks
     return drawn
 
 
+def _levels(chart: Chart, y_scale: _Scale) -> str:
+    places = [y_scale(_drawable(level.y)) for level in chart.levels]
+    return "".join(
+        f'<line class="level" x1="{LEFT}" x2="{RIGHT}" y1="{y}" y2="{y}"/>' for y in places
+    )
+
+
 def _legend(chart: Chart) -> str:
     items = []
     for index, one in enumerate(chart.series):
-        last = escape(format_value(one.y[-1]))
+        last = escape(_value_text(chart, one, -1))
         name = f'<i class="f{index}"></i>{escape(one.name)} ' if len(chart.series) > 1 else "last "
         items.append(f'<span>{name}<output data-last="{last}">{last}</output></span>')
+    items += [
+        f'<span><i class="level"></i>{escape(level.name)} {_even(chart, level.y)}</span>'
+        for level in chart.levels
+    ]
     return f'<div class="legend">{"".join(items)}<span class="at"></span></div>'
+
+
+def _even(chart: Chart, value: float) -> str:
+    """Return a value with as many decimals as all values of the chart: four digits of the largest.
+
+    Whole numbers have none.
+    """
+    values = [*(y for one in chart.series for y in one.y), *(level.y for level in chart.levels)]
+    largest = max(map(abs, values))
+    if not 1e-3 <= largest < 1e6:
+        return format_value(value)
+    whole = all(y == int(y) for y in values)
+    decimals = 0 if whole else max(0, 3 - math.floor(math.log10(largest)))
+    return f"{value:,.{decimals}f}"
+
+
+def _value_text(chart: Chart, series: Series, index: int) -> str:
+    text = _even(chart, series.y[index])
+    return f"{text} ± {_even(chart, series.error[index])}" if series.error else text
 
 
 def _spoken(chart: Chart) -> str:
     """Return the chart in words, for those who listen to the page."""
     told = "; ".join(
-        f"{one.name} from {format_value(one.y[0])} to {format_value(one.y[-1])}"
+        f"{one.name} from {_even(chart, one.y[0])} to {_even(chart, one.y[-1])}"
         for one in chart.series
     )
+    told += "".join(f"; {level.name} {_even(chart, level.y)}" for level in chart.levels)
     return escape(f"{chart.title} over {chart.x_name}: {told} {chart.unit}", quote=True)
 
 
@@ -229,7 +276,7 @@ def _data(chart: Chart, curves: Sequence[_Curve], x_scale: _Scale) -> str:
         "right": RIGHT,
         "name": chart.x_name,
         "series": [
-            {"x": [round(x, 1) for x in one.x], "y": [format_value(y) for y in one.y]}
+            {"x": [round(x, 1) for x in one.x], "y": [_even(chart, y) for y in one.y]}
             for one in curves
         ],
     }

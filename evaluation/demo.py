@@ -20,6 +20,7 @@ import click
 
 from console import outlive_output
 from evaluation.report import write_run_report
+from evaluation.results import against_untrained, result_from_dict, with_error
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,8 +44,10 @@ def main(out: Path, seed: int, shard_format: str, as_json: bool) -> None:
     report = write_run_report(run, data=train, results=[untrained, trained], out=out)
     minutes = (time.monotonic() - began) / 60
     before, after = untrained["top1"], trained["top1"]
+    texts = [with_error(one["top1"], one["top1_standard_error"]) for one in (untrained, trained)]
+    told = against_untrained([result_from_dict(one) for one in (untrained, trained)], "knn")
     click.echo(
-        f"kNN top-1 on {val}: untrained {before:.1f} %, trained {after:.1f} % "
+        f"{told}\nkNN top-1 on {val}: untrained {texts[0]}, trained {texts[1]} "
         f"({after - before:+.1f} points) in {minutes:.1f} minutes\nreport: {report}"
     )
     if as_json:

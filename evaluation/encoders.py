@@ -7,8 +7,6 @@ with them: the number of steps, the size of the large views, the seed of the ini
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,8 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import load_encoder, restore
+from model.checkpoint import encoder_from, is_state_dict, online_encoder, read_file, restore
 from model.resnet import ResNet, ResNetConfig, make_encoder
-
-_ONLINE = "online.encoder."  # where the encoder's weights stand in a training checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +43,11 @@ def open_encoder(path: Path) -> OpenedEncoder:
             f"{path}: no such checkpoint; give a run directory of train.py, a checkpoint-*.pt or "
             "an exported encoder.pt"
         )
-    content = _read(path)
+    content = read_file(path)
     if {"config", "model", "step"} <= content.keys():
         return _from_training(content, path)
-    if {"config", "state_dict"} <= content.keys():
-        return _from_export(path)
+    if {"config", "state_dict"} <= content.keys() or is_state_dict(content):
+        return _from_export(content, path)
     raise ValueError(f"{path} is neither a checkpoint of train.py nor an exported encoder")
 
 
@@ -74,7 +70,7 @@ def _open_run(folder: Path) -> OpenedEncoder:
         return _from_training(found.state, found.path, found.warning)
     exported = folder / "encoder.pt"
     if exported.is_file():
-        return _from_export(exported)
+        return _from_export(read_file(exported), exported)
     raise ValueError(
         f"{folder} holds no checkpoint; give the --out directory of a training that has saved one"
     )
@@ -84,12 +80,7 @@ def _from_training(state: Mapping[str, Any], path: Path, warning: str = "") -> O
     try:
         config = state["config"]
         encoder = ResNet(ResNetConfig(**config["model"]["encoder"]))
-        weights = {
-            name.removeprefix(_ONLINE): value
-            for name, value in state["model"].items()
-            if name.startswith(_ONLINE)
-        }
-        encoder.load_state_dict(weights)
+        encoder.load_state_dict(online_encoder(state))
         return OpenedEncoder(
             encoder=encoder.eval(),
             path=path,
@@ -105,7 +96,7 @@ def _from_training(state: Mapping[str, Any], path: Path, warning: str = "") -> O
         ) from error
 
 
-def _from_export(path: Path) -> OpenedEncoder:
+def _from_export(content: Mapping[str, Any], path: Path) -> OpenedEncoder:
     description = path.parent / "config.json"  # of the run, where the file still lies in it
     config: dict[str, Any] = {}
     if description.is_file():
@@ -114,29 +105,9 @@ def _from_export(path: Path) -> OpenedEncoder:
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{description} does not describe a run ({error!r})") from error
     return OpenedEncoder(
-        encoder=load_encoder(path),
+        encoder=encoder_from(content, path),
         path=path,
         step=None,
         view_size=config.get("recipe", {}).get("large_size"),
         seed=int(config.get("seed", 0)),
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a file of model/checkpoint.py whole; torch.load alone checks no checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"wrong checksum of {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
-        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
-    return content if isinstance(content, dict) else {}

@@ -9,7 +9,8 @@ Shapes: N bank samples, Q queries, R queries of a chunk, D feature dimensions, C
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import inf
 
 import torch
@@ -60,6 +61,7 @@ class KnnAccuracy:
     k: int
     weighted: Accuracy  # votes exp(s / temperature)
     unweighted: Accuracy  # one vote each
+    predicted: Tensor = field(compare=False, repr=False)  # int64 [Q], by the weighted votes
 
 
 def knn_accuracy(
@@ -119,6 +121,24 @@ def leave_one_out_accuracy(
     return votes.table(ks)
 
 
+def nearest_neighbours(
+    bank: Tensor, queries: Tensor, *, k: int, own: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Return the k nearest of the bank, the nearest first, of each of a few queries.
+
+    Args:
+        bank: [N, D]; queries: [Q, D].
+        own: the place of each query in the bank, which is left out; None: it is not in it.
+    """
+    similarity = normalize(queries.float()) @ normalize(bank.float()).T
+    if own is not None:
+        similarity[range(len(own)), own] = -torch.inf
+    nearest: list[list[int]] = similarity.topk(
+        min(k, len(bank) - (own is not None))
+    ).indices.tolist()
+    return nearest
+
+
 class _Votes:
     """Collects the rank of each query's label, for every k, weighted and not."""
 
@@ -130,6 +150,7 @@ class _Votes:
         self.temperature = temperature
         self.num_classes = int(max(bank_labels.max(), query_labels.max())) + 1
         self.ranks: dict[tuple[int, bool], list[Tensor]] = {}
+        self.predicted: dict[int, list[Tensor]] = {}
 
     def count(
         self, start: int, similarity: Tensor, neighbours: Tensor, ks: tuple[int, ...]
@@ -141,14 +162,14 @@ class _Votes:
         weights = torch.exp((similarity.double() - 1) / self.temperature)
         for weighted, votes in ((True, weights), (False, torch.ones_like(weights))):
             for k in ks:
-                ranks = self._ranks(classes[:, :k], votes[:, :k], labels)
+                scores = votes.new_zeros(len(labels), self.num_classes)
+                scores.scatter_add_(1, classes[:, :k], votes[:, :k])
+                voted = (classes[:, :k] == labels[:, None]).any(dim=1)
+                # without a neighbour of its class, a query is no hit at any rank
+                ranks = torch.where(voted, label_ranks(scores, labels), self.num_classes + 5)
                 self.ranks.setdefault((k, weighted), []).append(ranks)
-
-    def _ranks(self, classes: Tensor, votes: Tensor, labels: Tensor) -> Tensor:
-        scores = votes.new_zeros(len(labels), self.num_classes).scatter_add_(1, classes, votes)
-        ranks = label_ranks(scores, labels)
-        voted = (classes == labels[:, None]).any(dim=1)
-        return torch.where(voted, ranks, self.num_classes + 5)  # no neighbour, no hit at any rank
+                if weighted:
+                    self.predicted.setdefault(k, []).append(scores.argmax(dim=1))
 
     def table(self, ks: tuple[int, ...]) -> tuple[KnnAccuracy, ...]:
         return tuple(
@@ -156,6 +177,7 @@ class _Votes:
                 k=k,
                 weighted=accuracy_of_ranks(torch.cat(self.ranks[k, True])),
                 unweighted=accuracy_of_ranks(torch.cat(self.ranks[k, False])),
+                predicted=torch.cat(self.predicted[k]).cpu(),
             )
             for k in ks
         )

@@ -93,10 +93,10 @@ class ChosenHead:
     held_out: tuple[tuple[float, Accuracy], ...]  # (rate, accuracy), or empty without a sweep
 
     @torch.no_grad()
-    def accuracy(self, features: Tensor, labels: Tensor) -> Accuracy:
-        """Return the accuracy on features [N, D] with labels int64 [N]."""
-        device = self.head.weight.device
-        return accuracy_of_scores(self.head(features.to(device)), labels.to(device))
+    def scores(self, features: Tensor) -> Tensor:
+        """Return class scores [N, C] of features [N, D]."""
+        scores: Tensor = self.head(features.to(self.head.weight.device))
+        return scores
 
 
 def learning_rate_at(step: int, *, base: float, batch_size: int, num_steps: int) -> float:

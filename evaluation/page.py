@@ -64,15 +64,18 @@ def read_sections(path: Path) -> list[Section]:
     return _parse(path)[1]
 
 
-def update_report(path: Path, sections: Sequence[Section], *, title: str = "ReLICv2 run") -> None:
+def update_report(
+    path: Path, sections: Sequence[Section], *, title: str = "ReLICv2 run", subtitle: str = ""
+) -> None:
     """Put sections into a report: in place of those of the same key, else at the end.
 
-    Writes a new report with `title` where there is none.
+    Writes a new report with `title` and `subtitle` where there is none.
 
     Raises:
         ValueError: the folder does not exist, or the file is no report of ours.
     """
-    titles, present = _parse(path) if path.is_file() else ({"title": title, "subtitle": ""}, [])
+    new: tuple[dict[str, str], list[Section]] = ({"title": title, "subtitle": subtitle}, [])
+    titles, present = _parse(path) if path.is_file() else new
     merged = {section.key: section for section in present}
     merged.update({section.key: section for section in sections})
     write_report(path, list(merged.values()), **titles)

@@ -7,7 +7,7 @@ tests on centre crops (spec 6.1 [SRC]). Samples without a label take no part.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,19 +15,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.accuracy import Accuracy
-from evaluation.knn import KnnConfig, knn_accuracy, leave_one_out_accuracy
+from evaluation.accuracy import Accuracy, accuracy_of_scores, standard_error
+from evaluation.knn import (
+    KnnConfig,
+    knn_accuracy,
+    leave_one_out_accuracy,
+    nearest_neighbours,
+)
 from evaluation.linear import LinearConfig, choose_head, train_heads
 from evaluation.logistic import LogisticConfig, fit_with_sweep
-from evaluation.results import DataSummary, EvaluationResult
+from evaluation.results import (
+    MOST_CONFUSIONS,
+    DataSummary,
+    EvaluationResult,
+    accuracy_columns,
+    top1_columns,
+)
 from evaluation.splits import held_out_size, split_held_out
-from evaluation.subject import Subject, labelled, labelled_features
+from evaluation.subject import (
+    Features,
+    Subject,
+    class_names,
+    labelled,
+    labelled_features,
+    quoted,
+)
 from pipeline.augment.recipe import crop_and_flip_recipe
 from pipeline.batch import Ids
 from pipeline.loader import training_views
 from pipeline.rng import Stream
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards
+
+_NUM_QUERIES, _NUM_NEIGHBOURS = 8, 5  # of the report's sheet of nearest neighbours
 
 
 def evaluate_knn(subject: Subject, config: KnnConfig) -> EvaluationResult:
@@ -39,15 +59,21 @@ def evaluate_knn(subject: Subject, config: KnnConfig) -> EvaluationResult:
     began = time.perf_counter()
     num_neighbours = len(labelled(subject.train)) - (subject.test is None)
     config.usable_k(num_neighbours)  # refused before any image is decoded
-    bank, bank_labels, notes = labelled_features(subject, subject.train, "training images")
+    bank = labelled_features(subject, subject.train, "training images")
     if subject.test is None:
-        rows = leave_one_out_accuracy(bank, bank_labels, config=config, device=subject.device)
-        test_labels = bank_labels
+        queries = bank
+        rows = leave_one_out_accuracy(
+            bank.features, bank.labels, config=config, device=subject.device
+        )
     else:
-        queries, test_labels, more = labelled_features(subject, subject.test, "test images")
-        notes += more
+        queries = labelled_features(subject, subject.test, "test images")
         rows = knn_accuracy(
-            bank, bank_labels, queries, test_labels, config=config, device=subject.device
+            bank.features,
+            bank.labels,
+            queries.features,
+            queries.labels,
+            config=config,
+            device=subject.device,
         )
     (headline,) = (row for row in rows if row.k == config.k)
     return _result(
@@ -59,14 +85,16 @@ def evaluate_knn(subject: Subject, config: KnnConfig) -> EvaluationResult:
         table=[
             {
                 "k": row.k,
-                **asdict(row.weighted),
-                "unweighted_top1": row.unweighted.top1,
+                **accuracy_columns(row.weighted),
+                **top1_columns(row.unweighted, "unweighted_"),
             }
             for row in rows
         ],
-        notes=notes,
+        notes=bank.notes if queries is bank else bank.notes + queries.notes,
         began=began,
-        test_labels=test_labels,
+        test_labels=queries.labels,
+        predicted=headline.predicted,
+        neighbours=_neighbours(bank, queries),
     )
 
 
@@ -78,28 +106,30 @@ def evaluate_quick(subject: Subject, config: LogisticConfig) -> EvaluationResult
     """
     began = time.perf_counter()
     assert subject.test is not None, "a linear protocol needs test shards"
-    features, labels, notes = labelled_features(subject, subject.train, "training images")
+    train = labelled_features(subject, subject.train, "training images")
     num_fits = len(config.l2) + (len(config.l2) > 1)
     with subject.track("logistic regressions", num_fits) as progress:
         fit = fit_with_sweep(
-            features,
-            labels,
+            train.features,
+            train.labels,
             num_classes=subject.num_classes,
             config=config,
             device=subject.device,
             progress=progress,
         )
-    tests, test_labels, more = labelled_features(subject, subject.test, "test images")
+    test = labelled_features(subject, subject.test, "test images")
+    scores = fit.classifier.scores(test.features).cpu()
     return _result(
         subject,
         protocol="linear-quick",
-        accuracy=fit.classifier.accuracy(tests, test_labels),
+        accuracy=accuracy_of_scores(scores, test.labels),
         settings=asdict(config),
         chosen={"l2": fit.l2},
         table=_sweep("l2", fit.held_out),
-        notes=notes + more,
+        notes=train.notes + test.notes,
         began=began,
-        test_labels=test_labels,
+        test_labels=test.labels,
+        predicted=scores.argmax(dim=1),
     )
 
 
@@ -149,20 +179,23 @@ def evaluate_released(subject: Subject, config: LinearConfig) -> EvaluationResul
         notes = _batch_notes(config, batch_size) + views.bad_samples
     rest, rest_labels = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
     if config.sweeps:
-        rest, rest_labels, more = labelled_features(subject, train, "held-out images", held_out_ids)
-        notes += more
+        left_out = labelled_features(subject, train, "held-out images", held_out_ids)
+        rest, rest_labels = left_out.features, left_out.labels
+        notes += left_out.notes
     chosen = choose_head(heads, rest, rest_labels)
-    tests, test_labels, more = labelled_features(subject, subject.test, "test images")
+    test = labelled_features(subject, subject.test, "test images")
+    scores = chosen.scores(test.features).cpu()
     return _result(
         subject,
         protocol="linear-released",
-        accuracy=chosen.accuracy(tests, test_labels),
+        accuracy=accuracy_of_scores(scores, test.labels),
         settings=asdict(config),
         chosen={"learning_rate": chosen.learning_rate},
         table=_sweep("learning_rate", chosen.held_out),
-        notes=notes + more,
+        notes=notes + test.notes,
         began=began,
-        test_labels=test_labels,
+        test_labels=test.labels,
+        predicted=scores.argmax(dim=1),
     )
 
 
@@ -186,8 +219,7 @@ def _batch_notes(config: LinearConfig, batch_size: int) -> list[str]:
 
 def _sweep(name: str, held_out: Sequence[tuple[float, Accuracy]]) -> list[dict[str, Any]]:
     return [
-        {name: value, "held_out_top1": accuracy.top1, "held_out_top5": accuracy.top5}
-        for value, accuracy in held_out
+        {name: value, **accuracy_columns(accuracy, "held_out_")} for value, accuracy in held_out
     ]
 
 
@@ -202,8 +234,11 @@ def _result(
     notes: list[str],
     began: float,
     test_labels: Tensor,
+    predicted: Tensor,
+    neighbours: Sequence[dict[str, Any]] = (),
 ) -> EvaluationResult:
     counts = torch.bincount(test_labels)
+    names = class_names(subject.train)
     train, test = subject.train, subject.test
     return EvaluationResult(
         protocol=protocol,
@@ -211,22 +246,81 @@ def _result(
         step=subject.step,
         untrained=subject.untrained,
         view_size=subject.size,
-        train=_summary(train, subject.num_classes),
-        test=None if test is None else _summary(test, subject.num_classes),
+        train=_summary(train),
+        test=None if test is None else _summary(test),
         chance=100 * int(counts.max()) / len(test_labels),
-        top1=accuracy.top1,
-        top5=accuracy.top5,
+        **accuracy_columns(accuracy),
         settings=settings,
         chosen=chosen,
         table=table,
-        notes=notes,
+        notes=[*_class_notes(subject), *notes],
+        classes=_classes(test_labels, predicted, names),
+        confusions=_confusions(test_labels, predicted, names),
+        neighbours=neighbours,
         seconds=time.perf_counter() - began,
         device=_device_name(subject.device),
     )
 
 
-def _summary(shards: Shards, num_classes: int) -> DataSummary:
-    return DataSummary(shards=str(shards.path), samples=len(labelled(shards)), classes=num_classes)
+def _class_notes(subject: Subject) -> list[str]:
+    absent = subject.classes_not_tested
+    if not absent:
+        return []
+    return [
+        f"{len(absent):,} of the {len(class_names(subject.train)):,} classes have no test image: "
+        f"{quoted(absent)}."
+    ]
+
+
+def _classes(labels: Tensor, predicted: Tensor, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Return name, test samples and accuracy of each class that has test samples, by label."""
+    rows = []
+    for label in labels.unique().tolist():
+        hits = predicted[labels == label] == label
+        top1 = 100 * hits.double().mean().item()
+        error = standard_error(top1, len(hits))
+        row = {"name": names[label], "samples": len(hits)}
+        rows.append({**row, "top1": top1, "top1_standard_error": error})
+    return rows
+
+
+def _confusions(
+    labels: Tensor, predicted: Tensor, names: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Return the pairs of classes that were confused, the most frequent first."""
+    wrong = labels != predicted
+    pairs = torch.stack([labels[wrong], predicted[wrong]], dim=1)
+    kinds, counts = pairs.unique(dim=0, return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:MOST_CONFUSIONS]
+    return [
+        # a classifier may answer with a class that has a label and no training image
+        {"name": names[own], "taken_for": names.get(other, str(other)), "samples": count}
+        for (own, other), count in zip(kinds[order].tolist(), counts[order].tolist(), strict=True)
+    ]
+
+
+def _neighbours(bank: Features, queries: Features) -> list[dict[str, Any]]:
+    """Return ids of the nearest training samples of a few test samples, spread over all of them."""
+    count = min(_NUM_QUERIES, len(queries.ids))
+    shown = np.linspace(0, len(queries.ids) - 1, count).round().astype(int).tolist()
+    nearest = nearest_neighbours(
+        bank.features,
+        queries.features[shown],
+        k=_NUM_NEIGHBOURS,
+        own=shown if queries is bank else None,
+    )
+    return [
+        {"id": int(queries.ids[place]), "nearest": bank.ids[rows].tolist()}
+        for place, rows in zip(shown, nearest, strict=True)
+    ]
+
+
+def _summary(shards: Shards) -> DataSummary:
+    return DataSummary(
+        shards=str(shards.path),
+        samples=len(labelled(shards)),
+        classes=len(class_names(shards)),
+    )
 
 
 def _device_name(device: torch.device) -> str:

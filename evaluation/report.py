@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import torch
 from evaluation.comparison import evaluation_section
 from evaluation.page import Section, read_sections, update_report, write_report
 from evaluation.results import (
+    PROTOCOLS,
     EvaluationResult,
+    against_untrained,
     in_order,
     percent,
     read_results,
     result_from_dict,
+    with_error,
 )
 from evaluation.sections import (
     Tile,
@@ -33,7 +37,14 @@ from evaluation.sections import (
     summary_section,
     throughput_section,
 )
-from evaluation.sheets import masks_section, stored_images, views_section
+from evaluation.sheets import (
+    Labelled,
+    masks_section,
+    neighbours_sheet,
+    stored_images,
+    views_section,
+)
+from evaluation.subject import class_names
 from pipeline.augment.recipe import MultiCropRecipe, ViewRecipe
 from pipeline.loader import LoaderConfig, training_views
 from pipeline.saliency.codec import decode_mask
@@ -46,9 +57,11 @@ __all__ = [
     "curves_section",
     "evaluation_section",
     "masks_section",
+    "neighbours_section",
     "read_metrics",
     "read_sections",
     "run_sections",
+    "run_titles",
     "summary_section",
     "throughput_section",
     "update_report",
@@ -84,14 +97,43 @@ def write_run_report(
     finally:
         shards.close()
     sections = run_sections(run, results=found)
+    neighbours = [sheet for one in found if (sheet := _neighbours_of(one)) is not None][-1:]
     path = out / REPORT_NAME
-    write_report(
-        path,
-        [*sections, *sheets],
-        title=f"ReLICv2 run: {description['config']['name']}",
-        subtitle=_subtitle(description),
-    )
+    title, subtitle = run_titles(run) or ("", "")
+    write_report(path, [*sections, *neighbours, *sheets], title=title, subtitle=subtitle)
     return path
+
+
+def run_titles(run: Path) -> tuple[str, str] | None:
+    """Return title and subtitle of a run's report; None where the folder holds no run.
+
+    Raises:
+        ValueError: config.json cannot be read.
+    """
+    description = _description(run)
+    if description is None:
+        return None
+    return f"{run.resolve().name}: ReLICv2, {description['config']['name']}", _subtitle(description)
+
+
+def neighbours_section(
+    result: EvaluationResult, train: Shards, test: Shards | None
+) -> Section | None:
+    """Return the sheet of nearest neighbours of a result; None where it has none.
+
+    Args:
+        train, test: the shards that it was measured on.
+    """
+    queries = train if test is None else test
+    rows = []
+    for row in result.neighbours:
+        try:
+            query = _labelled_images(queries, [row["id"]])
+            nearest = _labelled_images(train, row["nearest"])
+        except (OSError, SyntaxError, ValueError, IndexError):
+            continue  # an image that cannot be decoded, or shards that were made anew
+        rows.append((query[0], nearest))
+    return neighbours_sheet(rows) if rows else None
 
 
 def run_sections(run: Path, *, results: Sequence[EvaluationResult] | None = None) -> list[Section]:
@@ -110,13 +152,19 @@ def run_sections(run: Path, *, results: Sequence[EvaluationResult] | None = None
     sections = []
     if description is not None:
         tiles = [*_accuracy_tiles(results), *_last_tiles(metrics), *speed_tiles(metrics)]
-        sections.append(summary_section(facts=_facts(description), tiles=tiles))
+        told = [against_untrained(results, protocol) for protocol in PROTOCOLS]
+        verdicts = [
+            f"{PROTOCOLS[p]}: {text}" for p, text in zip(PROTOCOLS, told, strict=True) if text
+        ]
+        facts = _facts(description)
+        facts["Run"] = {"folder": run.resolve().name, **_run_facts(description, metrics)}
+        sections.append(summary_section(facts=facts, tiles=tiles, lead=" ".join(verdicts)))
     if results:
         sections.append(evaluation_section(results))
     if metrics:
         bad = _read_bad_samples(run / "bad_samples.json")
         sections += [
-            curves_section(metrics, left_out=left_out),
+            curves_section(metrics, left_out=left_out, negatives=_negatives(description)),
             throughput_section(metrics, bad=bad),
         ]
     return sections
@@ -186,6 +234,7 @@ def _facts(description: Mapping[str, Any]) -> dict[str, dict[str, object]]:
     config, data = description["config"], description["data"]
     recipe, encoder = config["recipe"], config["model"]["encoder"]
     optimizer, loss = config["optimizer"], config["loss"]
+    batch, base = config["global_batch_size"], optimizer["base_learning_rate"]
     views = f"{recipe['num_large']} x {recipe['large_size']} px"
     if recipe["num_small"]:
         views += f" + {recipe['num_small']} x {recipe['small_size']} px"
@@ -196,9 +245,10 @@ def _facts(description: Mapping[str, Any]) -> dict[str, dict[str, object]]:
             "preset": config["name"],
             "encoder": f"{encoder['architecture']}, width {encoder['width']:g}",
             "views": views,
-            "global batch": config["global_batch_size"],
+            "global batch": batch,
             "epochs": config["epochs"],
-            "optimizer": f"{optimizer['name']}, base rate {optimizer['base_learning_rate']:g}",
+            "optimizer": optimizer["name"],
+            "learning rate": f"{base * batch / 256:g} at its peak: {base:g} x batch / 256",
             "weight decay": f"{optimizer['weight_decay']:g}",
             "temperature": f"{loss['temperature']:g}",
             "negatives": loss["num_negatives"] or "all",
@@ -208,6 +258,7 @@ def _facts(description: Mapping[str, Any]) -> dict[str, dict[str, object]]:
         "Data and machine": {
             "source": data["source"],
             "images": f"{data['num_samples']:,}",
+            **({"masks": data["masks"]} if data.get("masks") else {}),
             "device": description["device"],
             "processes": description["world_size"],
             "system": description["platform"],
@@ -216,15 +267,46 @@ def _facts(description: Mapping[str, Any]) -> dict[str, dict[str, object]]:
     }
 
 
+def _run_facts(
+    description: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, object]:
+    """Return command, commit and duration, those that were recorded."""
+    facts: dict[str, object] = {}
+    for name in ("command", "commit"):
+        if isinstance(description.get(name), str):
+            facts[name] = description[name]
+    if seconds := finite_points(metrics, "seconds"):
+        hours, rest = divmod(round(seconds[-1][1]), 3600)
+        facts["duration"] = f"{hours} h {rest // 60:02d} min {rest % 60:02d} s"
+        facts["steps"] = f"{seconds[-1][0]:,.0f}"
+    return facts
+
+
+def _negatives(description: Mapping[str, Any] | None) -> int | None:
+    """Return with how many others an anchor is compared; None where it is not known."""
+    if description is None:
+        return None
+    config = description["config"]
+    loss, world = config["loss"], description["world_size"]
+    processes = 1 if loss.get("negatives") == "global" else world
+    batch = config["global_batch_size"] // processes // config.get("accumulate", 1)
+    negatives: int = loss["num_negatives"] or batch - 1
+    return negatives
+
+
 def _accuracy_tiles(results: Sequence[EvaluationResult]) -> list[Tile]:
     """Return a tile for each protocol that the trained encoder was evaluated by."""
-    untrained = {result.protocol: result.top1 for result in results if result.untrained}
+    untrained = {
+        result.protocol: with_error(result.top1, result.top1_standard_error)
+        for result in results
+        if result.untrained
+    }
     names = {"knn": "kNN top-1", "linear-quick": "Linear top-1, quick"}
     return [
         Tile(
             name=names.get(result.protocol, "Linear top-1"),
-            value=percent(result.top1),
-            aside=f"untrained {percent(untrained[result.protocol])}"
+            value=with_error(result.top1, result.top1_standard_error),
+            aside=f"untrained {untrained[result.protocol]}"
             if result.protocol in untrained
             else f"chance {percent(result.chance)}",
         )
@@ -278,3 +360,28 @@ def _sheets(shards: Shards, recipe: MultiCropRecipe) -> list[Section]:
             )
         )
     return sheets
+
+
+def _neighbours_of(result: EvaluationResult) -> Section | None:
+    """Return the sheet of nearest neighbours of a result, where its shards are still there."""
+    if result.untrained or not result.neighbours:
+        return None
+    with ExitStack() as stack:
+        try:
+            train, test = (
+                stack.enter_context(closing(open_shards(Path(side.shards)))) if side else None
+                for side in (result.train, result.test)
+            )
+        except (OSError, ValueError):
+            return None
+        assert train is not None
+        return neighbours_section(result, train, test)
+
+
+def _labelled_images(shards: Shards, sample_ids: Sequence[int]) -> list[Labelled]:
+    names = class_names(shards)
+    images = stored_images(shards, np.asarray(sample_ids, np.int64))
+    return [
+        Labelled(image=image, name=names[int(shards.labels[sample_id])])
+        for image, sample_id in zip(images, sample_ids, strict=True)
+    ]

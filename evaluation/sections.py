@@ -15,7 +15,7 @@ from html import escape
 from statistics import fmean, median
 from typing import Any
 
-from evaluation.charts import Chart, Series, chart_html
+from evaluation.charts import Chart, Level, Series, chart_html
 from evaluation.page import Section
 from evaluation.results import percent
 from pipeline.stats import STAGES
@@ -43,25 +43,33 @@ class _Plot:
     from_zero: bool = True
     marks: bool = False
     unless_zero: bool = False  # left out as long as there is nothing to tell
+    error: str = ""  # key of the standard errors of the first curve
+    level: str = ""  # of the levels that are known, the one that is drawn
 
 
 _CURVES = (
     _Plot(
         title="Loss",
         unit="nats",
-        keys={"loss": "total", "contrastive": "contrastive", "invariance": "invariance"},
+        keys={"loss": "total", "contrastive": "contrastive"},
+        from_zero=False,
+        level="loss_chance",
     ),
+    _Plot(title="Invariance term of the loss", unit="nats", keys={"invariance": "invariance"}),
     _Plot(
-        title="kNN accuracy",
-        unit="% of images",
-        keys={"knn_top1": "top-1", "knn_top5": "top-5"},
+        title="kNN accuracy on training images",
+        unit="% right, each by its neighbours among the others",
+        keys={"knn_top1": "top-1"},
         marks=True,
+        error="knn_standard_error",
+        level="knn_chance",
     ),
     _Plot(
         title="Contrastive accuracy",
-        unit="% of anchors",
+        unit="% of anchors nearest to their own image",
         keys={"accuracy": "accuracy"},
         factor=100,
+        level="accuracy_chance",
     ),
     _Plot(
         title="Spread of embeddings",
@@ -93,14 +101,28 @@ _THROUGHPUT = (
         factor=100,
     ),
     _Plot(
+        title="Peak memory",
+        unit="GB, the process that needs most",
+        keys={"peak_host_bytes": "host", "peak_device_bytes": "GPU"},
+        factor=1e-9,
+    ),
+    _Plot(
         title="Undecodable samples",
         unit="replaced so far",
         keys={"bad_samples": "samples"},
         unless_zero=True,
     ),
+    _Plot(
+        title="Skipped steps",
+        unit="not finite, so far",
+        keys={"skipped_steps": "steps"},
+        unless_zero=True,
+    ),
 )
-# the x axis, twice; what the times at work say already; a number that is no quantity
-_NOT_DRAWN = {"step", "epoch", "slowest_rank"} | {f"{stage}_waiting" for stage in STAGES}
+# the x axis, thrice; what the times at work say already; a number that is no quantity; what stands
+# in another chart
+_NOT_DRAWN = {"step", "epoch", "seconds", "slowest_rank", "knn_standard_error", "knn_chance"}
+_NOT_DRAWN |= {f"{stage}_waiting" for stage in STAGES}
 
 
 def summary_section(
@@ -129,18 +151,29 @@ def summary_section(
     )
 
 
-def curves_section(metrics: Metrics, *, left_out: int = 0) -> Section:
+def curves_section(metrics: Metrics, *, left_out: int = 0, negatives: int | None = None) -> Section:
     """Draw loss, accuracy, rates and every number that has no other place over the steps.
 
     Args:
         left_out: lines of the log that could not be read, which is told.
+        negatives: of each anchor, for lines at chance; None: not known.
     """
+    levels = {}
+    if negatives is not None:
+        levels["loss_chance"] = Level(
+            name=f"chance, ln({1 + negatives})", y=math.log(1 + negatives)
+        )
+        levels["accuracy_chance"] = Level(name="chance", y=100 / (1 + negatives))
+    if chance := finite_points(metrics, "knn_chance"):
+        levels["knn_chance"] = Level(name="chance", y=chance[-1][1])
     placed = {key for plot in (*_CURVES, *_THROUGHPUT) for key in plot.keys}
     others = sorted({key for line in metrics for key in line} - placed - _NOT_DRAWN)
     plots = [
         *_CURVES,
         *(
-            _Plot(title=key.replace("_", " "), unit="", keys={key: key}, from_zero=False)
+            _Plot(
+                title=key.replace("_", " ").capitalize(), unit="", keys={key: key}, from_zero=False
+            )
             for key in others
         ),
     ]
@@ -148,9 +181,11 @@ def curves_section(metrics: Metrics, *, left_out: int = 0) -> Section:
         key="curves",
         title="Training",
         lead="One point for each line of the log; in long runs the mean of neighbouring lines, "
-        "with their range as a band."
+        "with their range as a band. The kNN accuracy here is of training images, each classified "
+        "by its neighbours among the others (leave-one-out), with its standard error as a band: a "
+        "trend to watch. The kNN accuracy of the evaluation is of test images."
         + (f" Lines that could not be read and are left out: {left_out:,}." if left_out else ""),
-        body=_charts(metrics, plots),
+        body=_charts(metrics, plots, levels),
     )
 
 
@@ -165,7 +200,7 @@ def throughput_section(metrics: Metrics, *, bad: Mapping[str, str] | None = None
         key="throughput",
         title="Throughput",
         lead="; ".join(told) + "." if told else "",
-        body=_charts(metrics, _THROUGHPUT) + _bad_samples_html(bad or {}),
+        body=_charts(metrics, _THROUGHPUT, {}) + _bad_samples_html(bad or {}),
     )
 
 
@@ -212,17 +247,23 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _charts(metrics: Metrics, plots: Sequence[_Plot]) -> str:
-    charts = [chart for plot in plots if (chart := _chart(metrics, plot))]
+def _charts(metrics: Metrics, plots: Sequence[_Plot], levels: Mapping[str, Level]) -> str:
+    charts = [chart for plot in plots if (chart := _chart(metrics, plot, levels))]
     if not charts:
         return '<p class="note">Nothing was recorded.</p>'
     return f'<div class="grid">{"".join(charts)}</div>'
 
 
-def _chart(metrics: Metrics, plot: _Plot) -> str:
+def _chart(metrics: Metrics, plot: _Plot, levels: Mapping[str, Level]) -> str:
     """Return the chart of a plot, or nothing where it has nothing to show."""
+    errors = dict(finite_points(metrics, plot.error)) if plot.error else {}
     series = [
-        Series(name=name, x=[x for x, _ in points], y=[y * plot.factor for _, y in points])
+        Series(
+            name=name,
+            x=[x for x, _ in points],
+            y=[y * plot.factor for _, y in points],
+            error=[errors.get(x, 0.0) * plot.factor for x, _ in points] if errors else (),
+        )
         for key, name in plot.keys.items()
         if (points := finite_points(metrics, key))
     ]
@@ -235,6 +276,7 @@ def _chart(metrics: Metrics, plot: _Plot) -> str:
             x_name="step",
             series=series,
             x_range=(float(metrics[0]["step"]), float(metrics[-1]["step"])),
+            levels=[levels[plot.level]] if plot.level in levels else [],
             from_zero=plot.from_zero,
             marks=plot.marks,
         )

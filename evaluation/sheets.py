@@ -132,6 +132,41 @@ def masks_section(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelled:
+    """An image with the name of its class."""
+
+    image: Tensor  # uint8 [height, width, 3]
+    name: str
+
+
+def neighbours_sheet(rows: Sequence[tuple[Labelled, Sequence[Labelled]]]) -> Section:
+    """Show for each test image those training images whose features are nearest to its own.
+
+    Args:
+        rows: a test image and its neighbours, the nearest first; as many in each row.
+    """
+    assert rows, "no rows"
+    columns = 1 + len(rows[0][1])
+    cells = ['<div class="head">test image</div>']
+    cells += [f'<div class="head">{name}</div>' for name in _numbered("nearest", columns - 1)]
+    for query, nearest in rows:
+        cells += [_image(_array(one.image), one.name) for one in (query, *nearest)]
+        cells.append(f'<div class="caption">{escape(query.name)}</div>')
+        cells += [
+            f'<div class="caption {"hit" if one.name == query.name else "miss"}">'
+            f"{escape(one.name)}</div>"
+            for one in nearest
+        ]
+    return Section(
+        key="neighbours",
+        title="Nearest neighbours",
+        lead="Some test images, one in every so many, and the training images whose features have "
+        "the highest cosine similarity to theirs, with their classes.",
+        body=_sheet(cells, columns=columns),
+    )
+
+
 def draw_views(shards: Shards, recipe: MultiCropRecipe, *, seed: int, path: Path) -> str:
     """Draw some images, their masks and their views into one image file; an old one is replaced.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
@@ -29,8 +29,10 @@ def untracked(stage: str, total: int) -> Iterator[Progress]:
 class Subject:
     """What is evaluated, on what, and how its images are fed.
 
+    Labels of `test` are matched to those of `train` by the name of the class.
+
     Raises:
-        ValueError: no labels, or train and test whose labels mean different things.
+        ValueError: no labels, or `test` has images of a class that `train` has none of.
     """
 
     encoder: nn.Module
@@ -57,12 +59,19 @@ class Subject:
                     "folder with one folder for each class"
                 )
         if self.test is not None:
-            check_same_classes(self.train, self.test)
+            check_known_classes(self.train, self.test)
 
     @property
     def num_classes(self) -> int:
-        largest = max(int(s.labels.max()) for s in (self.train, self.test) if s is not None)
-        return max(len(self.train.manifest.label_names), largest + 1)
+        return max(len(self.train.manifest.label_names), int(self.train.labels.max()) + 1)
+
+    @property
+    def classes_not_tested(self) -> list[str]:
+        """Names of the classes that have training images and no test image."""
+        if self.test is None:
+            return []
+        tested = class_names(self.test).values()
+        return [name for name in class_names(self.train).values() if name not in tested]
 
     @property
     def feature_dim(self) -> int:
@@ -71,20 +80,37 @@ class Subject:
         return dim
 
 
-def check_same_classes(train: Shards, test: Shards) -> None:
-    """Raise ValueError unless a label means the same class in both, saying where they differ."""
-    ours, theirs = train.manifest.label_names, test.manifest.label_names
-    if ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        difference = f"{len(ours)} and {len(theirs)} classes"
-    else:
-        i = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-        difference = f"class {i} is {ours[i]!r} in the one and {theirs[i]!r} in the other"
-    raise ValueError(
-        f"the labels of {train.path} and {test.path} mean different things ({difference}); "
-        "convert both from folders with the same class names"
-    )
+def class_names(shards: Shards) -> dict[int, str]:
+    """Return label -> name of the classes that have images; the number where there is no name."""
+    names = shards.manifest.label_names
+    present = np.unique(shards.labels[shards.labels >= 0]).tolist()
+    return {label: names[label] if label < len(names) else str(label) for label in present}
+
+
+def quoted(names: Sequence[str], most: int = 20) -> str:
+    """Return names for a sentence, in quotes, at most so many of them."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def check_known_classes(train: Shards, test: Shards) -> None:
+    """Raise ValueError, naming them, if test images are of classes without training images."""
+    known = class_names(train).values()
+    unknown = [name for name in class_names(test).values() if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{test.path} has images of classes that {train.path} has none of "
+            f"({quoted(unknown, 5)}); leave them out of the test images, or add training images"
+        )
+
+
+def to_training_labels(labels: Tensor, train: Shards, test: Shards) -> Tensor:
+    """Return labels of `test`, int64 [N], as the labels of the same classes in `train`."""
+    ours = {name: label for label, name in class_names(train).items()}
+    table = torch.full((max(int(test.labels.max()), 0) + 1,), -1)
+    for label, name in class_names(test).items():
+        table[label] = ours[name]
+    return torch.where(labels >= 0, table[labels.clamp(min=0)], labels)
 
 
 def labelled(shards: Shards) -> Ids:
@@ -92,10 +118,20 @@ def labelled(shards: Shards) -> Ids:
     return np.flatnonzero(shards.labels >= 0).astype(np.int64)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """Features of labelled samples, and what went wrong."""
+
+    features: Tensor  # float32 [N, D]
+    labels: Tensor  # int64 [N], those of the training shards
+    ids: Ids  # [N]
+    notes: list[str]
+
+
 def labelled_features(
     subject: Subject, shards: Shards, what: str, sample_ids: Ids | None = None
-) -> tuple[Tensor, Tensor, list[str]]:
-    """Return features and labels of the labelled samples' centre crops, and what went wrong."""
+) -> Features:
+    """Return the features of centre crops of the labelled samples, or of some of them."""
     ids = labelled(shards) if sample_ids is None else sample_ids
     loader = evaluation_views(
         shards,
@@ -111,5 +147,8 @@ def labelled_features(
         )
         notes = views.bad_samples
     if notes:  # the substitute of an undecodable sample may have no label
-        features, labels = features[labels >= 0], labels[labels >= 0]
-    return features, labels, notes
+        known = labels >= 0
+        features, labels, ids = features[known], labels[known], ids[known.numpy()]
+    if shards is subject.test:
+        labels = to_training_labels(labels, subject.train, shards)
+    return Features(features=features, labels=labels, ids=ids, notes=notes)

@@ -15,12 +15,15 @@ A file appears under its name only when it is complete and on the disk; until th
 DIRECTORY/.unfinished.pt, so one at a time is written in a directory. torch.save writes a zip with a
 CRC-32 of each record, which torch.load does not check and `restore` does.
 
-DIRECTORY/encoder-00001234.pt is the encoder alone at a milestone, DIRECTORY/encoder.pt at the end.
+DIRECTORY/encoder-00001234.pt is the encoder alone at a milestone, DIRECTORY/encoder.pt at the end:
+a plain state dict with torchvision's names. Its ResNetConfig lies beside it, in a JSON of the same
+name. (Older versions wrote one file, {"format", "config", "state_dict"}; it is still read.)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import re
 import zipfile
@@ -32,7 +35,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from files import write_whole
+from files import write_text_whole, write_whole
 from model.relicv2 import ReLICv2
 from model.resnet import ResNet, ResNetConfig
 
@@ -99,7 +102,7 @@ def restore(directory: Path) -> Restored | None:
     complaints: list[str] = []
     for path in reversed(_checkpoints(directory).values()):
         try:
-            state = _read(path)
+            state = read_file(path)
         except ValueError as error:
             complaints.append(str(error))
             continue
@@ -145,11 +148,13 @@ def apply(state: Mapping[str, Any], model: ReLICv2, optimizer: torch.optim.Optim
 
 
 def export_encoder(path: Path, model: ReLICv2) -> None:
-    """Write the online encoder: {"format", "config", "state_dict"}, read by `load_encoder`.
+    """Write the online encoder for `load_encoder`: PATH, its weights, and PATH's .json, its config.
 
-    The state dict is named as torchvision's: `resnet50().load_state_dict(torch.load(path)
-    ["state_dict"], strict=False)` takes it all, where the classifier `fc` alone is missing (for
-    width 1, stem "imagenet" and padding "symmetric").
+    PATH is a state dict of CPU tensors, named as torchvision's: `resnet50()` takes it with
+    `strict=True` once its `fc` is an Identity (for width 1, stem "imagenet", padding "symmetric").
+
+    Raises:
+        OSError: the disk is full or not writable; an older file is still there.
     """
     _export(path, model.online.encoder.config, model.online.encoder.state_dict())
 
@@ -159,14 +164,18 @@ def export_milestone(
 ) -> Path:
     """Write the online encoder of a captured state as encoder-STEP.pt; else as `export_encoder`."""
     path = directory / f"encoder-{step:08d}.pt"
+    _export(path, config, online_encoder(state))
+    return path
+
+
+def online_encoder(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the online encoder's state dict out of a captured state."""
     prefix = "online.encoder."
-    weights = {
+    return {
         name.removeprefix(prefix): tensor
         for name, tensor in state["model"].items()
         if name.startswith(prefix)
     }
-    _export(path, config, weights)
-    return path
 
 
 def exported_steps(directory: Path) -> list[int]:
@@ -183,28 +192,61 @@ def take_unfinished(directory: Path) -> Path | None:
     return path
 
 
-def load_encoder(path: Path) -> ResNet:
+def load_encoder(path: Path | str) -> ResNet:
     """Return the encoder of an exported file, on the CPU and in evaluation mode.
 
     Raises:
-        ValueError: the file is missing, damaged or holds no encoder.
+        ValueError: the file or its JSON is missing or damaged, or holds no encoder.
     """
-    content = _read(path)
-    if not {"config", "state_dict"} <= content.keys():
-        raise ValueError(f"{path} is no exported encoder (it holds {', '.join(content)})")
+    path = Path(path)
+    return encoder_from(read_file(path), path)
+
+
+def encoder_from(content: Mapping[str, Any], path: Path) -> ResNet:
+    """Return the encoder that `read_file` has read from `path`, as `load_encoder` does.
+
+    Raises:
+        ValueError: as `load_encoder`.
+    """
+    if {"config", "state_dict"} <= content.keys():
+        config, weights = content["config"], content["state_dict"]
+    elif is_state_dict(content):
+        config, weights = _read_config(path), content
+    else:
+        raise ValueError(f"{path} is no exported encoder (it holds {', '.join(map(str, content))})")
     try:
-        encoder = ResNet(ResNetConfig(**content["config"]))
-        _require_same_shapes(encoder, content["state_dict"])
-    except (TypeError, ValueError) as error:
+        encoder = ResNet(ResNetConfig(**config))
+        _require_same_shapes(encoder, weights)
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds no encoder of this version: {error}") from error
-    encoder.load_state_dict(content["state_dict"])
+    encoder.load_state_dict(weights)
     return encoder.eval()
+
+
+def is_state_dict(content: Mapping[str, Any]) -> bool:
+    """Whether a file holds tensors by name and nothing else."""
+    return bool(content) and all(isinstance(value, torch.Tensor) for value in content.values())
 
 
 def _export(path: Path, config: ResNetConfig, weights: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, "config": dataclasses.asdict(config), "state_dict": weights}
-    _write(path, content)
+    described = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    write_text_whole(path.with_suffix(".json"), described)  # first: weights alone cannot be read
+    _write(path, {name: tensor.detach().cpu() for name, tensor in weights.items()})
+
+
+def _read_config(path: Path) -> Any:
+    """Return what the JSON beside an exported encoder holds."""
+    beside = path.with_suffix(".json")
+    try:
+        return json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} holds weights alone, and {beside.name} is not beside it; copy it there from "
+            "the run directory"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {beside}: {error}") from error
 
 
 def _checkpoints(directory: Path) -> dict[int, Path]:
@@ -237,8 +279,12 @@ def _dump(content: Mapping[str, Any], file: BinaryIO) -> None:
         raise hidden from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a file of `_write` onto the CPU; ValueError names it if it is not whole."""
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a checkpoint or an exported encoder onto the CPU.
+
+    Raises:
+        ValueError: the file is missing, not whole, or something else; it is named.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from evaluate import main
 from evaluation.page import read_sections
 from evaluation.report import write_run_report
-from evaluation.results import read_results
+from evaluation.results import against_untrained, read_results
 from model import checkpoint
 from model.relicv2 import ReLICv2, ReLICv2Config
 from model.resnet import ResNetConfig
@@ -109,10 +109,15 @@ def run(tmp_path: Path) -> Path:
 def describe(run: Path) -> None:
     """Write what train.py writes beside the checkpoints."""
     data = {"num_samples": 48, "source": "test", "index_sha256": "0"}
+    data["masks"] = "48 images have a mask"
     description = {"config": to_dict(CONFIG), "data": data, "world_size": 1, "device": "cpu"}
     description |= {"python": "3", "platform": "test", "versions": {"torch": "2"}}
+    description |= {"command": "python train.py --out run", "commit": "abc123"}
     (run / "config.json").write_text(json.dumps(description))
-    metrics = [{"step": i, "loss": 2.0 / i, "images_per_second": 50.0} for i in range(1, 13)]
+    metrics = [
+        {"step": i, "seconds": 10.0 * i, "loss": 2.0 / i, "images_per_second": 50.0}
+        for i in range(1, 13)
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
 
 
@@ -145,7 +150,13 @@ def test_knn_prints_a_table_and_json_and_writes_both_files(
     assert "equal votes" in result.stdout
     (written,) = read_results(run)
     assert written.top1 == told["top1"]
-    assert [section.key for section in read_sections(run / "report.html")] == ["evaluation"]
+    sections = {section.key: section for section in read_sections(run / "report.html")}
+    assert list(sections) == ["evaluation", "neighbours"]
+    assert sections["neighbours"].body.count("<img") == 8 * (1 + 5)
+    assert "top-5" not in result.stdout + sections["evaluation"].body  # of three classes
+    error = told["top1_standard_error"]
+    assert error == pytest.approx((told["top1"] * (100 - told["top1"]) / 24) ** 0.5)
+    assert f"top-1 {told['top1']:.1f} % ± {error:.1f}" in result.stdout
 
 
 def test_untrained_weights_stand_beside_the_trained_ones(
@@ -160,7 +171,18 @@ def test_untrained_weights_stand_beside_the_trained_ones(
     assert (untrained.untrained, trained.untrained) == (True, False)
     assert untrained.test is None
     keys = [section.key for section in read_sections(run / "report.html")]
-    assert keys == ["summary", "evaluation", "curves", "throughput"]
+    assert keys == ["summary", "evaluation", "curves", "throughput", "neighbours"]
+    told = against_untrained(read_results(run), "knn")
+    assert told.startswith("Trained is ")
+    assert told in result.stdout  # whichever of the two comes second
+    again = evaluate(*arguments)
+    assert told in again.stdout
+    assert told in read_sections(run / "report.html")[0].lead
+    page = (run / "report.html").read_text()
+    assert "<h1>run: ReLICv2, tiny</h1>" in page
+    for shown in ("python train.py --out run", "abc123", "0 h 02 min 00 s", "48 images have"):
+        assert shown in page
+    assert "leave-one-out" in page
 
 
 def test_a_run_directory_its_checkpoint_and_its_export_are_the_same_encoder(
@@ -205,7 +227,8 @@ def test_the_whole_report_of_a_run_has_sheets_of_views_and_masks(
     told = evaluate(*arguments, "--json").stdout.splitlines()[-1]
     path = write_run_report(run, data=shards["train"], results=[json.loads(told)], out=tmp_path)
     sections = {section.key: section for section in read_sections(path)}
-    assert list(sections) == ["summary", "evaluation", "curves", "throughput", "views", "masks"]
+    numbers = ["summary", "evaluation", "curves", "throughput"]
+    assert list(sections) == [*numbers, "neighbours", "views", "masks"]
     assert sections["views"].body.count("<img") == 6 * 7
     assert sections["masks"].body.count("<img") == 12 * 3
     assert "red/0.jpg" in sections["masks"].body
@@ -222,12 +245,14 @@ def test_the_whole_report_of_a_run_has_sheets_of_views_and_masks(
         ({"--checkpoint": "foreign.pt"}, "cannot read"),
         ({"--checkpoint": "half.pt"}, "cannot read"),
         ({"--checkpoint": "other.pt"}, "neither a checkpoint of train.py nor"),
+        ({"--checkpoint": "bare.pt"}, "weights alone, and bare.json is not beside it; copy it"),
         ({"--checkpoint": "old.pt"}, "of another version of this project"),
         ({"--checkpoint": "run/encoder.pt"}, "does not say how large its views were"),
         ({"--train": "none"}, "no such folder"),
         ({"--train": "empty"}, "manifest.json"),
         ({"--train": "unlabelled"}, "has no labels"),
-        ({"--test": "other"}, "'green' in the one and 'lime' in the other"),
+        ({"--test": "other"}, "has images of classes that"),
+        ({"--test": "other"}, "has none of ('lime'); leave them out of the test images"),
         ({"--k": "100"}, "k=100 neighbours need as many labelled samples, there are 48"),
         ({"--k": "0"}, "k must be at least 1"),
         ({"--size": "0"}, "must be positive, got 0"),
@@ -254,7 +279,8 @@ def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(
     (tmp_path / "old" / "evaluation-knn.json").write_text('{"protocol": "knn"}')
     whole = (run / "checkpoint-00000012.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
-    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    torch.save({"weights": [0.0]}, tmp_path / "other.pt")
+    torch.save(torch.load(run / "encoder.pt"), tmp_path / "bare.pt")
     torch.save({"config": {}, "model": {}, "step": 1}, tmp_path / "old.pt")
     places = {**shards, "run/encoder.pt": run / "encoder.pt"}
     arguments = {"--checkpoint": "run", "--train": "train", "--test": "test", "--k": "5"}

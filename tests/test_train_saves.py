@@ -186,8 +186,11 @@ def test_milestones_are_saved_at_the_ends_of_their_epochs_and_stay(home, whole, 
     assert done.returncode == 0, done.stderr
     assert list(checkpoints(out)) == [f"checkpoint-{step:08d}.pt" for step in (3, 6, 8)]
     assert sorted(path.name for path in out.glob("encoder*")) == [
+        "encoder-00000003.json",
         "encoder-00000003.pt",
+        "encoder-00000006.json",
         "encoder-00000006.pt",
+        "encoder.json",
         "encoder.pt",
     ]
     assert_same_weights(weights(out, 8), weights(whole, 8))  # watching a run does not change it

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
+from evaluation.accuracy import standard_error
 from evaluation.features import extract_features
 from evaluation.knn import KnnConfig, leave_one_out_accuracy
 from pipeline.loader import evaluation_views
@@ -71,7 +72,10 @@ class KnnMonitor:
         return len(self._ids) > 0 and (last or step % every == 0)
 
     def measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
-        """Return {"knn_top1": percent} of the encoder as it is; `bad_samples` gets those it met.
+        """Return the accuracy of the encoder as it is; `bad_samples` gets those it met.
+
+        {"knn_top1", "knn_standard_error", "knn_chance"} in percent; chance is the share of the most
+        frequent class.
 
         An error goes to `fail`, and nothing is returned: the run is to be saved, as after an error
         of its own loader.
@@ -104,4 +108,9 @@ class KnnMonitor:
         (result,) = leave_one_out_accuracy(
             features[known], labels[known], config=config, device=device
         )
-        return {"knn_top1": result.weighted.top1}
+        top1, samples = result.weighted.top1, int(known.sum())
+        return {
+            "knn_top1": top1,
+            "knn_standard_error": standard_error(top1, samples),
+            "knn_chance": 100 * int(labels[known].bincount().max()) / samples,
+        }

@@ -16,6 +16,8 @@ import json
 import math
 import os
 import platform
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -56,6 +58,8 @@ class RunLog:
             self._write_skipped_steps()
         self._path = out / "metrics.jsonl"
         logged = _keep_until(self._path, start_step)
+        self._seconds_before = last_values(out).get("seconds", 0.0)  # of the starts before
+        self._began = time.monotonic()
         self._file = self._path.open("a", encoding="utf-8")
         # purge_step hides what TensorBoard already has of steps that are done again.
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start_step)
@@ -69,8 +73,12 @@ class RunLog:
             )
 
     def write(self, step: int, **values: Any) -> None:
-        """Record values of a step (completed steps so far) and show them."""
-        record = {"step": step, **values}
+        """Record values of a step (completed steps so far) and show them.
+
+        `seconds` is the time that the run has taken so far, in all its starts.
+        """
+        seconds = self._seconds_before + time.monotonic() - self._began
+        record = {"step": step, "seconds": round(seconds, 1), **values}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -223,7 +231,7 @@ def last_values(out: Path) -> dict[str, Any]:
 
 
 def write_description(out: Path, config: TrainConfig, manifest: Manifest, world: World) -> None:
-    """Write config.json: what was run, on what, with which versions."""
+    """Write config.json: what was run, by which command, on what, with which versions."""
     description = {
         "config": to_dict(config),
         "data": {
@@ -232,6 +240,8 @@ def write_description(out: Path, config: TrainConfig, manifest: Manifest, world:
             "index_sha256": manifest.index_sha256,
             "masks": mask_summary(manifest, config.recipe),
         },
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": checkout_commit(),
         "world_size": world.size,
         "device": str(world.device),
         "python": platform.python_version(),
@@ -239,6 +249,19 @@ def write_description(out: Path, config: TrainConfig, manifest: Manifest, world:
         "versions": installed_versions(),
     }
     write_text_whole(out / "config.json", json.dumps(description, indent=2) + "\n")
+
+
+def checkout_commit() -> str | None:
+    """Return this checkout's commit, with "-dirty" where files differ; None: not known."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None  # a copy, which may lie inside a checkout of something else
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
 
 
 def check_same_run(out: Path, config: TrainConfig, manifest: Manifest) -> None:

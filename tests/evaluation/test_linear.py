@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evaluation.accuracy import accuracy_of_scores
 from evaluation.linear import (
     Heads,
     LinearConfig,
@@ -147,7 +148,8 @@ def test_held_out_split_chooses_the_rate_and_all_samples_train_its_head() -> Non
     assert chosen.head is heads.final[1]
     assert dict(chosen.held_out)[8.0].top1 > dict(chosen.held_out)[1e-6].top1
     test = batch(list(range(900, 999)))
-    assert chosen.accuracy(test.large[0].flatten(1), test.labels).top1 > 85
+    scores = chosen.scores(test.large[0].flatten(1))
+    assert accuracy_of_scores(scores, test.labels).top1 > 85
 
 
 def test_without_a_sweep_nothing_is_held_out() -> None:

@@ -185,11 +185,75 @@ def test_shards_without_labels_are_refused() -> None:
         subject(train=pictures(9, 1, unlabelled=9))
 
 
-def test_labels_that_mean_different_things_are_refused() -> None:
-    with pytest.raises(ValueError, match="class 1 is 'green' in the one and 'lime' in the other"):
+def relabelled(shards: MemoryShards, order: tuple[str, ...]) -> MemoryShards:
+    """The same images, with the classes in another order."""
+    names = shards.manifest.label_names
+    shards.labels[:] = [order.index(names[label]) for label in shards.labels]
+    shards.manifest = replace(shards.manifest, label_names=order)
+    return shards
+
+
+@pytest.mark.parametrize("order", [("blue", "red", "green"), ("azure", "blue", "green", "red")])
+def test_classes_are_matched_by_name_in_any_order(order: tuple[str, ...]) -> None:
+    """A class without an image (azure) may stand among them."""
+    config = KnnConfig(k=5, more_k=())
+    same, other = subject(), subject(test=relabelled(pictures(45, 2), order))
+    for evaluate in (
+        lambda one: evaluate_knn(one, config),
+        lambda one: evaluate_quick(one, QUICK),
+        lambda one: evaluate_released(one, replace(RELEASED, epochs=2)),
+    ):
+        first, second = evaluate(same), evaluate(other)
+        assert (second.top1, second.table) == (first.top1, first.table)
+        assert second.classes == first.classes
+        assert second.confusions == first.confusions
+        assert second.notes == first.notes
+
+
+def test_a_part_of_the_classes_is_measured_and_the_missing_ones_are_named() -> None:
+    whole, part = pictures(45, 2), relabelled(pictures(45, 2), ("blue", "green", "red"))
+    part.labels[part.labels == 1] = -1  # no green image
+    result = evaluate_knn(subject(test=part), KnnConfig(k=5, more_k=()))
+    every = evaluate_knn(subject(test=whole), KnnConfig(k=5, more_k=()))
+    assert result.classes == [row for row in every.classes if row["name"] != "green"]
+    assert result.notes == ["1 of the 3 classes have no test image: 'green'."]
+    assert (result.train.classes, result.test.classes) == (3, 2)
+    assert result.chance == 50.0
+
+
+def test_classes_that_training_lacks_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"classes that memory has none of \('lime'\); leave"):
         subject(test=pictures(9, 1, names=("red", "lime", "blue")))
-    with pytest.raises(ValueError, match="3 and 2 classes"):
-        subject(test=pictures(2, 1, names=("red", "green")))
+    train = pictures(90, 1)
+    train.labels[train.labels == 2] = -1  # the name alone is no training image
+    with pytest.raises(ValueError, match=r"none of \('blue'\)"):
+        subject(train=train)
+    nameless = pictures(9, 1, names=())
+    with pytest.raises(ValueError, match=r"none of \('0', '1', '2'\)"):
+        subject(test=nameless)
+    subject(train=pictures(90, 1, names=()), test=nameless)  # the same numbers
+
+
+def test_classes_and_confusions_are_those_of_the_answers() -> None:
+    one = subject()
+    result = evaluate_knn(one, KnnConfig(k=5, more_k=()))
+    wrong = sum(row["samples"] for row in result.confusions)
+    assert result.top1 == pytest.approx(100 * (45 - wrong) / 45)
+    assert [row["samples"] for row in result.classes] == [15, 15, 15]
+    for row in result.classes:
+        missed = sum(c["samples"] for c in result.confusions if c["name"] == row["name"])
+        assert row["top1"] == pytest.approx(100 * (15 - missed) / 15)
+    counts = [row["samples"] for row in result.confusions]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_neighbours_are_the_nearest_of_the_features() -> None:
+    alone = evaluate_knn(subject(test=None), KnnConfig(k=1, more_k=()))
+    assert len(alone.neighbours) == 8
+    assert all(row["id"] not in row["nearest"] for row in alone.neighbours)
+    twin = evaluate_knn(subject(test=pictures(90, 1)), KnnConfig(k=1, more_k=()))
+    assert [row["nearest"][0] for row in twin.neighbours] == [row["id"] for row in twin.neighbours]
+    assert [row["id"] for row in twin.neighbours] == [0, 13, 25, 38, 51, 64, 76, 89]
 
 
 def test_impossible_sizes_are_refused() -> None:

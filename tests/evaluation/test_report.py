@@ -78,7 +78,9 @@ def result(
         test=DataSummary(shards="val", samples=3925, classes=10),
         chance=10.5,
         top1=top1,
+        top1_standard_error=0.8,
         top5=90.0,
+        top5_standard_error=0.5,
         settings={"k": 20},
         chosen={"k": 20},
         table=[{"k": 10, "top1": 61.0, "top5": 89.0}, {"k": 20, "top1": top1, "top5": 90.0}],
@@ -106,8 +108,9 @@ def test_curves_draw_what_was_recorded_and_skip_what_is_no_number() -> None:
     page = Page(curves_section(metrics).body)
     assert page.text.count("step") == 3  # one axis each: loss, kNN, and the number without a place
     assert "Loss" in page.words
-    assert "kNN accuracy" in page.words
-    assert "gradient norm" in page.words
+    assert "kNN accuracy on training images" in page.words
+    assert "% right, each by its neighbours among the others" in page.words
+    assert "Gradient norm" in page.words
     assert "Target decay" not in page.words
     assert "35" in page.words  # the last kNN accuracy
 
@@ -116,10 +119,10 @@ def test_curves_show_how_far_apart_embeddings_are() -> None:
     metrics = [line(1, embedding_std=0.9, rank_me=120.0), line(2, embedding_std=0.03, rank_me=1.5)]
     section = curves_section(metrics)
     page = Page(section.body)
-    for shown in ("Spread of embeddings", "std; 1: even, 0: collapsed", "0.03", "RankMe", "1.5"):
+    for shown in ("Spread of embeddings", "std; 1: even, 0: collapsed", "0.0300", "RankMe", "1.5"):
         assert shown in page.words
     assert "embedding std" not in page.words  # it has a place of its own
-    assert 'aria-label="RankMe over step: dimensions from 120 to 1.5' in section.body
+    assert 'aria-label="RankMe over step: dimensions from 120.0 to 1.5' in section.body
 
 
 def test_throughput_tells_median_and_waiting_time() -> None:
@@ -158,9 +161,9 @@ def test_summary_shows_tiles_and_facts_escaped() -> None:
 def test_evaluation_puts_trained_beside_untrained() -> None:
     section = evaluation_section([result(), result(untrained=True, top1=31.0)])
     page = Page(section.body)
-    bars = page.text.split("kNN  encoder")[0]
+    bars = page.text.split("what each class")[0].split("kNN  encoder")[0]
     assert bars.index("chance") < bars.index("untrained") < bars.index(" trained")
-    for word in ("10.5 %", "31.0 %", "62.5 %", "61.0 %", "a <note>"):
+    for word in ("10.5 %", "31.0 % ± 0.8", "62.5 % ± 0.8", "61.0 %", "a <note>"):
         assert word in page.words
     assert section.body.count("class=chosen") == 1
     assert "9,469 training images, 3,925 test images, 10 classes, views of 48 pixels" in page.text
@@ -299,7 +302,7 @@ def test_a_line_that_is_no_metrics_is_left_out_and_told(
     assert read_metrics(tmp_path / "metrics.jsonl") == [line(1), line(2)]
     curves, _ = run_sections(tmp_path)
     assert curves.lead.endswith("Lines that could not be read and are left out: 1.")
-    assert "2.8" in Page(curves.body).words  # the last loss
+    assert "2.800" in Page(curves.body).words  # the last loss
 
 
 def test_an_intact_log_tells_of_nothing_left_out(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_an_intact_log_tells_of_nothing_left_out(tmp_path: Path) -> None:
 
 def test_values_that_are_no_numbers_leave_the_others_in_the_report() -> None:
     metrics = [line(1), {"step": 2, "loss": "much"}, {"step": 3, "loss": 10**400}]
-    assert "2.9" in Page(curves_section(metrics).body).words
+    assert "2.900" in Page(curves_section(metrics).body).words
 
 
 def test_queue_occupancy_is_drawn_as_the_mean_of_each_log_line() -> None:

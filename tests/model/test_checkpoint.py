@@ -1,7 +1,11 @@
 import copy
+import dataclasses
+import importlib.util
+import json
 import random
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,33 +292,103 @@ def test_exported_encoder_is_the_online_one(tmp_path):
     assert torch.equal(encoder(views), model.eval().features(views))
 
 
-def test_exported_encoder_fits_torchvision(tmp_path):
+def wrapped(weights, width=1.0):
+    """What older versions wrote: one file, with the configuration in it."""
+    config = {"architecture": "resnet18", "width": width, "stem": "small", "padding": "symmetric"}
+    config["zero_init_last_bn"] = False
+    return {"format": 1, "config": config, "state_dict": weights}
+
+
+@pytest.mark.parametrize("milestone", [False, True])
+def test_exported_encoder_is_a_state_dict_of_torchvision(tmp_path, milestone):
     model = make_model(architecture="resnet18", width=1.0, stem="imagenet")
-    checkpoint.export_encoder(tmp_path / "encoder.pt", model)
+    path = tmp_path / "encoder.pt"
+    if milestone:
+        state = checkpoint.capture(model, torch.optim.SGD(model.parameters()), step=4, config={})
+        path = checkpoint.export_milestone(tmp_path, 4, state, model.config.encoder)
+    else:
+        checkpoint.export_encoder(path, model)
     other = import_torchvision().models.resnet18(weights=None)
-    state = torch.load(tmp_path / "encoder.pt")["state_dict"]
-    missing, unexpected = other.load_state_dict(state, strict=False)
-    assert sorted(missing) == ["fc.bias", "fc.weight"]
-    assert unexpected == []
     other.fc = nn.Identity()
+    other.load_state_dict(torch.load(path), strict=True)
     views = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(other.eval()(views), model.eval().features(views))
+    config = json.loads(path.with_suffix(".json").read_text())
+    assert config == dataclasses.asdict(model.config.encoder)
+    assert torch.equal(checkpoint.load_encoder(path).conv1.weight, other.conv1.weight)
 
 
-@pytest.mark.parametrize("kind", ["missing", "damaged", "checkpoint", "older", "changed"])
-def test_file_that_is_no_encoder_is_named(tmp_path, kind):
-    path = tmp_path / "encoder.pt"
+def test_encoder_of_an_older_version_is_read(tmp_path):
+    model = make_model()
+    torch.save(wrapped(model.online.encoder.state_dict(), 0.0625), tmp_path / "encoder.pt")
+    encoder = checkpoint.load_encoder(tmp_path / "encoder.pt")
+    assert encoder.config == model.config.encoder
+    assert_equal_states(encoder.state_dict(), model.online.encoder.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("missing", r"cannot read .*encoder\.pt"),
+        ("damaged", r"cannot read .*encoder\.pt"),
+        ("checkpoint", r"encoder\.pt is no exported encoder \(it holds step\)"),
+        ("alone", r"encoder\.json is not beside it; copy it there"),
+        ("half", r"cannot read .*encoder\.json"),
+        ("list", r"encoder\.pt holds no encoder"),
+        ("foreign", r"encoder\.pt holds no encoder"),
+        ("changed", r"another model: conv1.weight is \(4, 3, 3, 3\)"),
+        ("older, changed", r"another model: conv1.weight is \(4, 3, 3, 3\)"),
+        ("older, foreign", r"encoder\.pt holds no encoder"),
+    ],
+)
+def test_file_that_is_no_encoder_is_named(tmp_path, kind, complaint):
+    path, beside = tmp_path / "encoder.pt", tmp_path / "encoder.json"
     checkpoint.export_encoder(path, make_model())
-    content = torch.load(path)
+    weights, config = torch.load(path), json.loads(beside.read_text())
     if kind == "missing":
         path.unlink()
     elif kind == "damaged":
         path.write_bytes(path.read_bytes()[:1000])
     elif kind == "checkpoint":
         shutil.move(checkpoint.save(tmp_path, 1, {"step": 1}), path)
-    elif kind == "older":
-        torch.save(content | {"config": {"depth": 18}}, path)
+    elif kind == "alone":
+        beside.unlink()
+    elif kind == "half":
+        beside.write_text('{"architecture": "res')
+    elif kind == "list":
+        beside.write_text("[1]")
+    elif kind == "foreign":
+        beside.write_text('{"depth": 18}')
+    elif kind == "changed":
+        beside.write_text(json.dumps(config | {"width": 0.125}))
+    elif kind == "older, changed":
+        torch.save(wrapped(weights, 0.125), path)
     else:
-        torch.save(content | {"config": content["config"] | {"width": 0.125}}, path)
-    with pytest.raises(ValueError, match=r"encoder\.pt"):
+        torch.save({"config": {"depth": 18}, "state_dict": weights}, path)
+    with pytest.raises(ValueError, match=complaint):
         checkpoint.load_encoder(path)
+
+
+def readme_code(name):
+    """The python block of README that follows the line `name`."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    return text.split(f"\n{name}")[1].split("```python\n")[1].split("```")[0]
+
+
+def test_the_lines_of_the_readme_use_the_encoder(tmp_path, monkeypatch, capsys):
+    import_torchvision()
+    model = make_model(architecture="resnet50", width=1.0, stem="imagenet").eval()
+    checkpoint.export_encoder(tmp_path / "runs" / "rn50" / "encoder.pt", model)
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(4, 3, 32, 32)
+    names = ["This project", "torchvision:"]
+    names += ["timm:"] if importlib.util.find_spec("timm") else []
+    for name in names:
+        space = {}
+        exec(readme_code(name), space)
+        features = space["encoder"](images).detach()
+        torch.testing.assert_close(features, model.features(images).detach())
+    space |= {"images": images, "test_images": images, "labels": [0, 1, 0, 1]}
+    space["test_labels"] = space["labels"]
+    exec(readme_code("scikit-learn"), space)
+    assert 0 <= float(capsys.readouterr().out.split()[-1]) <= 1

@@ -1,6 +1,7 @@
 """The run directory: metrics that survive a restart, and a directory that belongs to one run."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -8,7 +9,7 @@ from pipeline.shards.memory import MemoryShards
 from tests.support import textured_image
 from training.config import TrainConfig, apply_settings
 from training.launch import World
-from training.runlog import RunLog, check_same_run, write_description
+from training.runlog import RunLog, check_same_run, checkout_commit, write_description
 
 
 def lines(path):
@@ -23,7 +24,9 @@ def log_steps(out, start, steps, total=10):
 
 def test_metrics_are_one_object_a_line(tmp_path, capsys):
     log_steps(tmp_path, 0, range(1, 11))
-    assert lines(tmp_path)[3] == {
+    fourth = lines(tmp_path)[3]
+    assert fourth.pop("seconds") >= 0
+    assert fourth == {
         "step": 4,
         "loss": 2.0,
         "images_per_second": 100.0,
@@ -39,6 +42,19 @@ def test_steps_done_again_replace_the_lines_of_the_killed_run(tmp_path):
         file.write('{"step": 7, "lo')  # cut off by a kill
     log_steps(tmp_path, 4, range(5, 9))
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
+
+
+def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.monotonic", iter(range(0, 100_000, 10)).__next__)
+    log_steps(tmp_path, 0, range(1, 7))
+    before = [line["seconds"] for line in lines(tmp_path)]
+    assert before == sorted(before)
+    assert before[-1] >= 50
+    log_steps(tmp_path, 4, range(5, 9))
+    after = [line["seconds"] for line in lines(tmp_path)]
+    assert after[:4] == before[:4]
+    assert after[4] - after[3] >= 10
+    assert after[4] < before[-1]  # step 6 of the start before is not in the run any more
 
 
 @pytest.mark.parametrize(("start", "found"), [(4, "of step 4"), (0, "none")])
@@ -60,6 +76,41 @@ def test_a_collapse_is_told_once(tmp_path, capsys):
     assert said.count("WARNING: embeddings have collapsed") == 1
     assert "step 3: WARNING: embeddings have collapsed: embedding_std is 0.05, below 0.1" in said
     assert [line["embedding_std"] for line in lines(tmp_path)] == [0.9, 0.2, 0.05, 0.01]
+
+
+def test_the_description_has_the_command_and_the_commit(tmp_path, manifest, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--data", "my shards"])
+    monkeypatch.setattr("training.runlog.checkout_commit", lambda: "abc123-dirty")
+    write_description(tmp_path, TrainConfig(), manifest, World())
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found["command"] == "python train.py --data 'my shards'"
+    assert found["commit"] == "abc123-dirty"
+
+
+def test_the_commit_of_a_checkout_is_read_where_git_can_tell(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@y.z"]
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    (tmp_path / "training").mkdir()
+    file = tmp_path / "training" / "runlog.py"
+    file.write_text("one")
+    monkeypatch.setattr("training.runlog.__file__", str(file))
+    assert checkout_commit() is None  # no checkout
+    git("init", "-q")
+    assert checkout_commit() is None  # nor a commit
+    git("add", ".")
+    git("commit", "-qm", "one")
+    commit = checkout_commit()
+    assert commit
+    assert git("rev-parse", "HEAD").startswith(commit)
+    file.write_text("two")
+    assert checkout_commit() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert checkout_commit() is None
 
 
 @pytest.fixture

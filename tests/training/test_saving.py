@@ -259,7 +259,8 @@ def test_milestones_stay_with_their_encoders(tmp_path):
             bench.save(step)
     bench.writer.wait()
     kept = [f"checkpoint-{step:08d}.pt" for step in (6, 8, 12)]
-    assert names(bench.out) == [*kept, "encoder-00000006.pt", "encoder-00000012.pt"]
+    encoders = [f"encoder-{step:08d}.{kind}" for step in (6, 12) for kind in ("json", "pt")]
+    assert names(bench.out) == [*kept, *encoders]
     for step in (6, 12):
         saved = torch.load(bench.out / f"checkpoint-{step:08d}.pt", weights_only=True)["model"]
         encoder = checkpoint.load_encoder(bench.out / f"encoder-{step:08d}.pt")

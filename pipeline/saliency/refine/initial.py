@@ -1,11 +1,12 @@
 """Where networks start: random weights, or an encoder that this project trained without labels.
 
-The file is what model/checkpoint.py: export_encoder writes. Weights of other origin are not taken:
-those that come with saliency networks were trained with labels.
+The file is what model/checkpoint.py: export_encoder writes, with its JSON beside it. Weights of
+other origin are not taken: those that come with saliency networks were trained with labels.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,11 @@ from torch import Tensor, nn
 from pipeline.saliency.refine.chance import torch_generator
 from pipeline.saliency.refine.network import NetworkConfig, SaliencyNetwork, draw_weights
 from pipeline.saliency.refine.resnet import ARCHITECTURES, DilatedResNet
+
+_UNREADABLE = (
+    *(RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError),
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +94,20 @@ def fresh_network(
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    beside = path.with_suffix(".json")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(content["config"]), dict(content["state_dict"])
+        if "state_dict" in content:  # as older versions wrote it
+            return dict(content["config"]), dict(content["state_dict"])
+        weights = {name: value.detach() for name, value in content.items()}
+        return dict(json.loads(beside.read_text(encoding="utf-8"))), weights
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as e:
-        reason = " ".join(str(e).split())[:120]
+        missing = error.filename == str(beside) and "; copy it there from the run directory"
         raise ValueError(
-            f"{path} is no encoder.pt that train.py wrote ({type(e).__name__}: {reason})"
-        ) from e
+            f"{path}: {error.filename or path} cannot be read: {error.strerror}{missing or ''}"
+        ) from error
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{path} is no encoder.pt that train.py wrote ({type(error).__name__}: {reason})"
+        ) from error

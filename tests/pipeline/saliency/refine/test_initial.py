@@ -48,7 +48,7 @@ def test_an_exported_encoder_becomes_the_trunk(exported):
     config = fitted(NetworkConfig(size=64), encoder)
     assert (config.architecture, config.width, config.size) == ("resnet18", 0.25, 64)
     network = fresh_network(config, encoder, 0, "a")
-    weights = torch.load(path, weights_only=True)["state_dict"]
+    weights = torch.load(path, weights_only=True)
     assert weights
     for name, value in network.trunk.state_dict().items():
         assert torch.equal(value, weights[name])
@@ -70,10 +70,27 @@ def test_an_encoder_that_does_not_fit_is_refused_in_one_line(exported, settings,
 
 def test_weights_of_another_width_than_stated_are_refused(exported):
     path = exported()
-    content = torch.load(path, weights_only=True)
-    content["config"]["width"] = 0.5
-    torch.save(content, path)
+    beside = path.with_suffix(".json")
+    beside.write_text(beside.read_text().replace("0.25", "0.5"))
     with pytest.raises(ValueError, match=r"conv1.weight is \(16, 3, 7, 7\) there, \(32, 3, 7, 7\)"):
+        read_encoder(path)
+
+
+def test_an_encoder_of_an_older_version_is_read(exported):
+    path = exported()
+    new = read_encoder(path)
+    config = {"architecture": new.architecture, "width": new.width}
+    torch.save({"format": 1, "config": config, "state_dict": dict(new.weights)}, path)
+    path.with_suffix(".json").unlink()
+    old = read_encoder(path)
+    assert (old.architecture, old.width) == ("resnet18", 0.25)
+    assert torch.equal(old.weights["conv1.weight"], new.weights["conv1.weight"])
+
+
+def test_weights_without_their_json_are_refused(exported):
+    path = exported()
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"encoder\.json cannot be read"):
         read_encoder(path)
 
 
