@@ -13,6 +13,7 @@ import torch
 
 from bench.step.inside import sync_debug_mode
 from pipeline.augment import choose_executor, make_executor
+from pipeline.augment.agreement import levels
 from pipeline.augment.params import JITTER_ORDERS, MEAN
 from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
 from pipeline.augment.reference import color_levels
@@ -21,7 +22,6 @@ from tests.pipeline.augment.test_executors_agree import (
     assert_equal_to_reference,
     batch_of,
     drawn,
-    levels,
 )
 from tests.support import finished
 
