@@ -40,7 +40,8 @@ def embedding_std(embeddings: Tensor) -> Tensor:
 def rank_me(embeddings: Tensor) -> Tensor:
     """Return RankMe, 1..min(B, D): exp of the entropy of the normalised singular values; a scalar.
 
-    The number of dimensions that embeddings use, smoothly counted; nan if one is not finite.
+    The number of dimensions that embeddings use, smoothly counted; nan if one is not finite. On the
+    CPU, so the host waits for embeddings on a GPU.
     Source: Garrido et al., "RankMe" (2023), equation 1, without their epsilon. Singular values are
     the roots of the eigenvalues of the smaller product of the matrix with itself, in float64:
     relative to the largest, exact to 1e-8.
@@ -48,7 +49,8 @@ def rank_me(embeddings: Tensor) -> Tensor:
     Args:
         embeddings: [B, D], not all zero.
     """
-    matrix = embeddings.double()
+    # Small enough for the CPU; on a GPU it would compile a kernel and load cuSOLVER for one figure.
+    matrix = embeddings.cpu().double()
     product = matrix @ matrix.mT if matrix.shape[0] < matrix.shape[1] else matrix.mT @ matrix
     finite = product.isfinite().all()  # eigvalsh would raise an error
     product = torch.where(finite, product, torch.eye(len(product)).to(product))
