@@ -40,7 +40,8 @@ def embedding_std(embeddings: Tensor) -> Tensor:
 def rank_me(embeddings: Tensor) -> Tensor:
     """Return RankMe, 1..min(B, D): exp of the entropy of the normalised singular values; a scalar.
 
-    The number of dimensions that embeddings use, smoothly counted; nan if one is not finite.
+    The number of dimensions that embeddings use, smoothly counted; nan if one is not finite. The
+    host waits for embeddings on a GPU.
     Source: Garrido et al., "RankMe" (2023), equation 1, without their epsilon. Singular values are
     the roots of the eigenvalues of the smaller product of the matrix with itself, in float64:
     relative to the largest, exact to 1e-8.
@@ -50,11 +51,14 @@ def rank_me(embeddings: Tensor) -> Tensor:
     """
     matrix = embeddings.double()
     product = matrix @ matrix.mT if matrix.shape[0] < matrix.shape[1] else matrix.mT @ matrix
+    # From here on the CPU: a GPU would load cuSOLVER and compile a kernel (entr) for one figure.
+    product = product.cpu()
     finite = product.isfinite().all()  # eigvalsh would raise an error
     product = torch.where(finite, product, torch.eye(len(product)).to(product))
     singular = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
     shares = singular / singular.sum()
-    return torch.where(finite, torch.special.entr(shares).sum().exp(), math.nan)
+    rank = torch.where(finite, torch.special.entr(shares).sum().exp(), math.nan)
+    return rank.to(embeddings.device)
 
 
 def collapse_warning(spread: float) -> str:

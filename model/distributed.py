@@ -4,16 +4,18 @@ Every function works on the default process group, over gloo and NCCL, and does 
 is no group or one process alone. All ranks must call the same functions in the same order.
 Gradients are averaged by model/reduction.py.
 
-Shapes: B local batch, W processes, C channels, D embedding.
+Shapes: B local batch, W processes, C channels, D embedding, P parts of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -130,12 +132,39 @@ def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> SynchronisedBatchNor
     return other.train(norm.training)
 
 
+def keeps_parts_apart(module: nn.Module) -> bool:
+    """Whether `statistics_by_part` works: for SynchronisedBatchNorm among several processes."""
+    return world_size() > 1 and any(
+        isinstance(part, SynchronisedBatchNorm) for part in module.modules()
+    )
+
+
+@contextmanager
+def statistics_by_part(module: nn.Module, parts: int) -> Iterator[None]:
+    """Let a forward of `parts` equal batches, one behind the other, normalise each by itself.
+
+    So views go through a network together and keep their own statistics, and the processes
+    exchange those of all views at once.
+    """
+    assert keeps_parts_apart(module)
+    norms = [norm for norm in module.modules() if isinstance(norm, SynchronisedBatchNorm)]
+    for norm in norms:
+        norm.parts = parts
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.parts = 1
+
+
 class SynchronisedBatchNorm(nn.SyncBatchNorm):
     """torch's SyncBatchNorm, made to work on the CPU as well, and on CUDA without waiting for it.
 
     torch's own looks for ranks with empty batches in each forward, for which the host waits; here
-    no batch is empty.
+    no batch is empty. The running statistics move once for each part, in their order.
     """
+
+    parts = 1  # see `statistics_by_part`
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -145,20 +174,21 @@ class SynchronisedBatchNorm(nn.SyncBatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked += self.parts
         if input.device.type != "cpu":
             output = _FusedBatchNorm.apply(  # type: ignore[no-untyped-call]
                 *(input, self.weight, self.bias, self.running_mean, self.running_var),
-                *(self.eps, self.momentum),
+                *(self.eps, self.momentum, self.parts),
             )
             assert isinstance(output, Tensor)
             return output
-        output, mean, variance, count = _BatchNorm.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.eps
+        output, means, variances, count = _BatchNorm.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.eps, self.parts
         )
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            for mean, variance in zip(means, variances * (count / (count - 1)), strict=True):
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance, self.momentum)
         assert isinstance(output, Tensor)
         return output
 
@@ -176,35 +206,50 @@ class _FusedBatchNorm(torch.autograd.Function):
         running_var: Tensor,
         eps: float,
         momentum: float,
+        num_parts: int,
     ) -> Tensor:
         x = _as_kernels_take_it(x)
-        mean, deviation = torch.batch_norm_stats(x, eps)  # in float32; deviation: its inverse
-        count = torch.full((1,), x.numel() // x.shape[1], dtype=mean.dtype, device=mean.device)
-        every = _gathered_rows(torch.cat([mean, deviation, count]))  # [W, 2 * C + 1]
-        means, deviations, counts = every.split([len(mean), len(mean), 1], dim=1)
+        parts, channels = x.chunk(num_parts), x.shape[1]
+        own = [torch.cat(torch.batch_norm_stats(part, eps)) for part in parts]  # in float32
+        count = own[0].new_full((1,), parts[0].numel() // channels)
+        every = _gathered_rows(torch.cat([count, *own]))  # [W, 1 + P * 2 * C]
+        counts, *rows = every.split([1] + [channels] * (2 * num_parts), dim=1)
         counts = counts.reshape(-1)
-        mean, deviation = torch.batch_norm_gather_stats_with_counts(
-            x, means, deviations, running_mean, running_var, momentum, eps, counts
-        )
-        ctx.save_for_backward(x, weight, mean, deviation, counts.to(torch.int32))
-        return torch.batch_norm_elemt(x, weight, bias, mean, deviation, eps)
+        output, saved = torch.empty_like(x), []
+        for number, (part, room) in enumerate(zip(parts, output.chunk(num_parts), strict=True)):
+            mean, deviation = torch.batch_norm_gather_stats_with_counts(
+                *(part, rows[2 * number], rows[2 * number + 1], running_mean, running_var),
+                *(momentum, eps, counts),
+            )  # deviation: its inverse
+            torch.batch_norm_elemt(part, weight, bias, mean, deviation, eps, out=room)
+            saved += [mean, deviation]
+        ctx.save_for_backward(x, weight, counts.to(torch.int32), *saved)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, deviation, counts = ctx.saved_tensors
-        gradient = _as_kernels_take_it(gradient)
-        shift, scale, to_weight, to_bias = torch.batch_norm_backward_reduce(
-            gradient, x, mean, deviation, weight, True, True, True
+        x, weight, counts, *saved = ctx.saved_tensors
+        means, deviations = saved[::2], saved[1::2]
+        gradients = _as_kernels_take_it(gradient).chunk(len(means))
+        parts = x.chunk(len(means))
+        shifts, scales, to_weights, to_biases = zip(
+            *(
+                torch.batch_norm_backward_reduce(*each, weight, True, True, True)
+                for each in zip(gradients, parts, means, deviations, strict=True)
+            ),
+            strict=True,
         )
         # what moves the statistics is summed over all; weight and bias are averaged later
-        sums = torch.cat([shift, scale])
+        sums = torch.stack([*shifts, *scales])
         dist.all_reduce(sums)
-        shift, scale = sums.chunk(2)
-        to_x = torch.batch_norm_backward_elemt(
-            gradient, x, mean, deviation, weight, shift, scale, counts
-        )
-        return to_x, to_weight, to_bias, None, None, None, None
+        to_x = [
+            torch.batch_norm_backward_elemt(g, part, mean, deviation, weight, shift, scale, counts)
+            for g, part, mean, deviation, shift, scale in zip(
+                gradients, parts, means, deviations, *sums.chunk(2), strict=True
+            )
+        ]
+        return _joined(to_x), sum(to_weights), sum(to_biases), None, None, None, None, None
 
 
 def _as_kernels_take_it(x: Tensor) -> Tensor:
@@ -223,59 +268,84 @@ def _gathered_rows(row: Tensor) -> Tensor:
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Normalise [B, C, ...] by statistics over all processes; gradients flow through them."""
+    """The same on the CPU, by the kernels that torch has for one process.
+
+    Returns the output and, of each part, mean [P, C] and biased variance [P, C] over all processes,
+    with their count [].
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, num_parts: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _statistics(_wide(x))
-        deviation = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, deviation, count)
-        ctx.mark_non_differentiable(mean, variance, count)
-        normalised = (_wide(x) - _spread(mean, x)) * _spread(deviation, x)
-        output = normalised * _spread(weight, x) + _spread(bias, x)
-        return output.to(x.dtype), mean, variance, count
+        parts = _wide(x).chunk(num_parts)
+        means, variances, count = _statistics(parts)
+        normalised = [
+            F.batch_norm(part, mean, variance, weight, bias, eps=eps)
+            for part, mean, variance in zip(parts, means, variances, strict=True)
+        ]
+        ctx.save_for_backward(x, weight, means, variances, count)
+        ctx.mark_non_differentiable(means, variances, count)
+        ctx.eps = eps
+        return _joined(normalised).to(x.dtype), means, variances, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, deviation, count = ctx.saved_tensors
-        gradient = _wide(gradient)
-        normalised = (_wide(x) - _spread(mean, x)) * _spread(deviation, x)
-        to_bias = gradient.sum(_but_channels(x))
-        to_weight = (gradient * normalised).sum(_but_channels(x))
+        x, weight, means, variances, count = ctx.saved_tensors
+        parts = _wide(x).chunk(len(means))
+        gradients = _wide(gradient).chunk(len(means))
+        # With statistics held constant: weight * deviation * gradient, and the two sums.
+        constant, to_weights, to_biases = zip(
+            *(
+                torch.ops.aten.native_batch_norm_backward(
+                    *(g, part, weight, mean, variance, None, None, False, ctx.eps),
+                    [True, True, True],
+                )
+                for g, part, mean, variance in zip(gradients, parts, means, variances, strict=True)
+            ),
+            strict=True,
+        )
         # what moves the statistics is summed over all; weight and bias are averaged later
-        means = torch.stack([to_bias, to_weight])
-        dist.all_reduce(means)
-        shift, scale = means / count
-        centred = gradient - _spread(shift, x) - normalised * _spread(scale, x)
-        to_x = centred * _spread(weight * deviation, x)
-        return to_x.to(x.dtype), to_weight, to_bias, None
+        sums = torch.stack([torch.stack(to_biases), torch.stack(to_weights)])  # [2, P, C]
+        to_weight, to_bias = sums[1].sum(0), sums[0].sum(0)
+        dist.all_reduce(sums)
+        shifts, scales = sums / count
+        deviations = (variances + ctx.eps).rsqrt()
+        # weight * deviation * (gradient - shift - (x - mean) * deviation * scale)
+        slopes = -weight * deviations.square() * scales
+        offsets = -weight * deviations * shifts - slopes * means
+        to_x = [
+            part_to_x.add_(_spread(offset, x)).addcmul_(part, _spread(slope, x))
+            for part_to_x, part, offset, slope in zip(constant, parts, offsets, slopes, strict=True)
+        ]
+        return _joined(to_x).to(x.dtype), to_weight, to_bias, None, None
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean [C], biased variance [C] and count [] over the batches of all processes.
+def _statistics(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean [P, C], biased variance [P, C] and count [] over the batches of all processes.
 
     Each process sends its own mean and variance. Sums of squares would be less to write, but lose
     the variance of channels whose mean is large.
     """
-    variance, mean = torch.var_mean(x, _but_channels(x), correction=0)
-    count = torch.full_like(mean, x.numel() / x.shape[1])
+    own = [torch.stack(torch.batch_norm_update_stats(part, None, None, 0.0)) for part in parts]
+    together = torch.stack(own, dim=1)  # [2, P, C]
+    count = torch.full_like(together[:1], parts[0].numel() / parts[0].shape[1])
     counts, means, variances = torch.stack(
-        _gathered(torch.stack([count, mean, variance])), dim=1
-    )  # [W, C] each
+        _gathered(torch.cat([count, together])), dim=1
+    )  # [W, P, C] each
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     variance = (counts * (variances + (means - mean).square())).sum(0) / total
-    return mean, variance, total[0]
+    return mean, variance, total[0, 0]
 
 
-def _but_channels(x: Tensor) -> list[int]:
-    return [0, *range(2, x.ndim)]
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _spread(channels: Tensor, x: Tensor) -> Tensor:
+    """Lay [C] beside [B, C, ...]."""
     return channels.view(1, -1, *[1] * (x.ndim - 2))
 
 

@@ -1,14 +1,14 @@
 """The two networks of ReLICv2: online, which learns, and target, its moving average.
 
 Online is encoder, projector, predictor; target is encoder and projector. Both turn a normalised
-view into unit-norm embeddings. Each view goes through alone, so BatchNorm statistics are per view,
-as in BYOL's code [SRC].
+view into unit-norm embeddings. BatchNorm statistics are per view, as in BYOL's code [SRC].
 
-Shapes: B local batch, H/W sides of a view, F features, D embedding.
+Shapes: V views, B local batch, H/W sides of a view, F features, D embedding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.choices import require_one_of
+from model.distributed import keeps_parts_apart, statistics_by_part
 from model.heads import make_head
 from model.resnet import ResNetConfig, make_encoder
 
@@ -92,6 +93,18 @@ class ReLICv2(nn.Module):
         embeddings = self.target(view)
         assert isinstance(embeddings, Tensor)
         return embeddings
+
+    def embed_together(self, embed: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
+        """Return embeddings [V, B, D] of views [V, B, 3, H, W] by one of the two functions above.
+
+        Among several processes all views go through in one forward, in which each has statistics
+        of its own; else, and with another BatchNorm, they go through one by one.
+        """
+        if not keeps_parts_apart(self):
+            return torch.stack([embed(view) for view in views])
+        with statistics_by_part(self, len(views)):
+            embeddings = embed(views.flatten(0, 1))
+        return embeddings.view(len(views), -1, embeddings.shape[-1])
 
     def features(self, view: Tensor) -> Tensor:
         """Return what is kept after training: the online encoder's features [B, F]."""

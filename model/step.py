@@ -5,6 +5,10 @@ without gradient, and each online view then runs forward, its loss against all o
 backward, and frees its activations: peak memory is that of one view, and the gradient is that of
 the whole sum. Form A of the KL couples online views; there all of them are kept.
 
+Among several processes BatchNorm's statistics travel in every layer of every forward and backward,
+some hundreds of messages a step. Views that run together share them: the target's large views do,
+always; the online network's views of a size do with `together`, which holds their activations.
+
 A batch may be taken in several parts, one after the other, each of them a batch of its own: its
 BatchNorm statistics and its negatives are its own, and the loss is the mean over the parts.
 
@@ -40,6 +44,7 @@ def backward(
     *,
     gradients: FlatGradients | None = None,
     parts: int = 1,
+    together: bool = False,
     autocast: AbstractContextManager[object] | None = None,
 ) -> LossTerms:
     """Add the gradient of the loss to the online parameters, averaged over the processes.
@@ -54,6 +59,8 @@ def backward(
         gradients: those of the online parameters, which begin as zeros; they get the loss, too.
             None, for one process alone: what the parameters have, as autograd keeps it.
         parts: into how many batches the rows are divided; must divide B.
+        together: among several processes, whether online views of one size go through in one
+            forward and backward: fewer messages, more memory, the same gradient.
         autocast: entered anew for each view's forward, so that casts of weights are not kept from
             one view's graph to the next; None: full precision.
 
@@ -65,8 +72,8 @@ def backward(
     """
     assert gradients is not None or distributed.world_size() == 1, "nobody averages the gradients"
     assert large.shape[1] % parts == 0, f"{parts} parts of {large.shape[1]} rows"
-    together = config.kl_form == "swap_views"
-    one_part = backward_all_views if together else backward_view_by_view
+    coupled = config.kl_form == "swap_views"
+    one_part = backward_all_views if coupled else backward_view_by_view
     rows = large.shape[1] // parts
     total: LossTerms | None = None
     for part in range(parts):
@@ -80,6 +87,7 @@ def backward(
             gradients=gradients,
             share=1 / parts,
             last=part == parts - 1,
+            together=together,
             autocast=autocast,
         )
         total = terms if total is None else total.plus(terms)
@@ -97,6 +105,7 @@ def backward_view_by_view(
     gradients: FlatGradients | None = None,
     share: float = 1.0,
     last: bool = True,
+    together: bool = False,
     autocast: AbstractContextManager[object] | None = None,
 ) -> LossTerms:
     """See `backward`; one part, for form B of the KL only.
@@ -112,27 +121,36 @@ def backward_view_by_view(
     positives = _positives(targets, config)
     pairs = num_pairs(len(large) + len(small), len(large), config)
 
-    def one_view(view: int, pixels: Tensor, *, completes: bool) -> LossTerms:
+    def one_group(first: int, views: Tensor, *, completes: bool) -> LossTerms:
+        """Forward, loss and backward of views [v, B, 3, H, W], the online views from `first` on."""
         with context:
-            online = model.embed_online(pixels)
-        terms = view_loss(
-            view,
-            online,
-            targets,
-            candidates_online=_candidates(online, config),
-            candidates_target=candidates,
-            positives=positives,
-            negatives=None if negatives is None else negatives[view],
-            config=config,
-        ).scaled(share / pairs)
-        _backward(terms.total, gradients, completes=completes)
-        return replace(terms.detached(), embeddings=None if view else online.detach())
+            online = model.embed_together(model.embed_online, views)
+        candidates_online = _candidates(online, config)
+        total: LossTerms | None = None
+        for number in range(len(views)):
+            terms = view_loss(
+                first + number,
+                online[number],
+                targets,
+                candidates_online=candidates_online[number],
+                candidates_target=candidates,
+                positives=positives,
+                negatives=None if negatives is None else negatives[first + number],
+                config=config,
+            )
+            total = terms if total is None else total.plus(terms)
+        assert total is not None
+        total = total.scaled(share / pairs)
+        _backward(total.total, gradients, completes=completes)
+        return replace(total.detached(), embeddings=None if first else online[0].detach())
 
-    views = (*large, *small)
+    groups = _groups(large, small, together)
     total: LossTerms | None = None
-    for view, pixels in enumerate(views):
-        terms = one_view(view, pixels, completes=last and view == len(views) - 1)
+    first = 0
+    for views in groups:
+        terms = one_group(first, views, completes=last and views is groups[-1])
         total = terms if total is None else total.plus(terms)
+        first += len(views)
     assert total is not None
     return total
 
@@ -147,13 +165,19 @@ def backward_all_views(
     gradients: FlatGradients | None = None,
     share: float = 1.0,
     last: bool = True,
+    together: bool = False,
     autocast: AbstractContextManager[object] | None = None,
 ) -> LossTerms:
     """See `backward_view_by_view`; the full sum, with the activations of all views in memory."""
     context = nullcontext() if autocast is None else autocast
     targets = _embed_targets(model, large, context)
     with context:
-        online = torch.stack([model.embed_online(pixels) for pixels in (*large, *small)])
+        online = torch.cat(
+            [
+                model.embed_together(model.embed_online, views)
+                for views in _groups(large, small, together)
+            ]
+        )
     terms = relic_loss(
         online,
         targets,
@@ -165,6 +189,14 @@ def backward_all_views(
     ).scaled(share)
     _backward(terms.total, gradients, completes=last)
     return replace(terms.detached(), embeddings=online[0].detach())
+
+
+def _groups(large: Tensor, small: Tensor, together: bool) -> list[Tensor]:
+    """Divide the online views into those that go through the network at once."""
+    sizes = [views for views in (large, small) if len(views)]
+    if together and distributed.world_size() > 1:
+        return sizes
+    return [view[None] for views in sizes for view in views]
 
 
 def _backward(loss: Tensor, gradients: FlatGradients | None, *, completes: bool) -> None:
@@ -180,9 +212,9 @@ def _backward(loss: Tensor, gradients: FlatGradients | None, *, completes: bool)
 def _embed_targets(
     model: ReLICv2, large: Tensor, context: AbstractContextManager[object]
 ) -> Tensor:
-    """Embed the large views, one forward each: [L, B, D]."""
+    """Embed the large views: [L, B, D]."""
     with context:
-        return torch.stack([model.embed_target(view) for view in large])
+        return model.embed_together(model.embed_target, large)
 
 
 def _candidates(embeddings: Tensor, config: LossConfig) -> Tensor:

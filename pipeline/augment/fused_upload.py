@@ -45,7 +45,7 @@ class Upload:
             _piece(room.packed, start, tensor).copy_(tensor)
         self._target[:end].copy_(room.packed[:end], non_blocking=True)
         if self._on_gpu:
-            room.read = torch.cuda.Event()
+            room.read = torch.cuda.Event(blocking=True)  # whoever waits for it sleeps
             room.read.record()
         return [
             _piece(self._target, start, tensor)

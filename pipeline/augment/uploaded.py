@@ -38,7 +38,7 @@ class UploadedViews:
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             large = _copied(made.large, self._large_memory)
             small = _copied(made.small, self._small_memory)
-            ready = torch.cuda.Event()
+            ready = torch.cuda.Event(blocking=True)  # whoever waits for it sleeps
             ready.record()
         self._copied.append((ready, made))
         return replace(made, large=large, small=small, ready=ready)

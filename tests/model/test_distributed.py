@@ -97,7 +97,7 @@ def test_broadcast_gives_everyone_the_tensors_of_rank_0(ranks):
 
 @pytest.mark.parametrize("case", range(len(two_ranks.STEPS)), ids=lambda i: str(two_ranks.STEPS[i]))
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(ranks, case):
-    form, kind, subsampled, stop = two_ranks.STEPS[case]
+    form, kind, subsampled, stop, _ = two_ranks.STEPS[case]
     model = two_ranks.make_model()
     negatives = two_ranks.draw_negatives(SIZE, kind) if subsampled else None
     config = two_ranks.loss_config(form, kind, stop)
@@ -108,6 +108,8 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(ranks, case
         torch.testing.assert_close(result["averaged_total"], total, **EXACT)
         for name, parameter in model.online.named_parameters():
             torch.testing.assert_close(result["gradients"][name], parameter.grad, **EXACT)
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(result["buffers"][name], buffer, **EXACT)
         for name, buffer in model.named_buffers():
             torch.testing.assert_close(result["buffers"][name], buffer, **EXACT)
 

@@ -106,7 +106,12 @@ def test_form_a_keeps_all_views_and_form_b_one(monkeypatch):
             gc.collect()
             counts.append(sum(reference() is not None for reference in alive))
             online = original(view)
-            alive.append(weakref.ref(online))
+
+            def hook(gradient):
+                """Lives as long as the graph of the view."""
+
+            online.register_hook(hook)
+            alive.append(weakref.ref(hook))
             return online
 
         monkeypatch.setattr(model, "embed_online", embed)

@@ -26,10 +26,11 @@ from model.step import backward
 
 GLOBAL_BATCH = 6
 STEPS = [
-    (form, negatives, subsampled, stop)
+    (form, negatives, subsampled, stop, together)
     for form, stop in [("swap_roles", "entropy"), ("swap_roles", "none"), ("swap_views", "entropy")]
     for negatives in ("global", "local")
     for subsampled in (True, False)
+    for together in (False, True)
     if (negatives, subsampled) != ("local", False)  # has no single-process counterpart
 ]
 
@@ -153,7 +154,7 @@ def broadcast(rank: int, size: int) -> dict[str, Tensor]:
 def step_gradients(rank: int, size: int) -> list[dict[str, Any]]:
     """One backward of each kind, on this rank's samples."""
     results = []
-    for form, kind, subsampled, stop in STEPS:
+    for form, kind, subsampled, stop, together in STEPS:
         model = synchronise_batchnorm(make_model())
         large, small = (views[:, rank::size] for views in make_views())
         negatives = draw_negatives(size, kind)[:, :, rank::size] if subsampled else None
@@ -161,7 +162,9 @@ def step_gradients(rank: int, size: int) -> list[dict[str, Any]]:
             negatives = negatives // size
         gradients = FlatGradients(model.online.parameters(), bucket_elements=1000)
         config = loss_config(form, kind, stop)
-        terms = backward(model, large, small, negatives, config, gradients=gradients)
+        terms = backward(
+            model, large, small, negatives, config, gradients=gradients, together=together
+        )
         results.append(
             {
                 "total": terms.total,

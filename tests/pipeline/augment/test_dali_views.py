@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("nvidia.dali")
 
 from pipeline.augment import dali
+from pipeline.augment.agreement import levels
 from pipeline.augment.dali import DaliViews
 from pipeline.augment.reference import ReferenceViews
 from tests.pipeline.augment.test_executors_agree import (
@@ -17,7 +18,6 @@ from tests.pipeline.augment.test_executors_agree import (
     ONE_LARGE,
     batch_of,
     drawn,
-    levels,
     whole,
     with_values,
 )

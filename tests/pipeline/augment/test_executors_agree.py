@@ -10,27 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augment import make_executor
+from pipeline.augment.agreement import TOLERANCE, disagreement, tolerances
 from pipeline.augment.params import ViewParams, centre_view_params, sample_view_params
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD, SMALL, MultiCropRecipe
 from pipeline.augment.reference import ReferenceViews
 from tests.support import blob_mask, decoded_batch, finished, textured_image
-
-# Levels of 255, before normalisation; the reference is float64. There is no tolerance beyond these
-# for geometry and masks, which are decided on integers. Factors of the jitter above one multiply
-# what differed before them, and so these bounds (`gain`).
-TOLERANCE = {
-    # DALI finds positions in float32: 0.05 in a photo of 4000 pixels, 0.02 elsewhere
-    "dali": 0.1,
-    # float32: four taps, two blurs and a trip to HSV and back lose a few units in the last place
-    "compiled": 0.01,
-    # float32 too, and views lie between its passes as fractions of 65535: 1/514 of a level each
-    "fused": 0.02,
-}
-
-# A cubic that antialias stretches comes from DALI's own table of the kernel.
-STRETCHED_CUBIC = {"dali": 1.0}
-# On tensor cores, in float16: 1/16 of a level for pixels, taps, and sums across.
-BLURRED = {"fused": 0.2}
 
 BUSY = MultiCropRecipe(
     num_large=2,
@@ -72,42 +56,13 @@ def executor_of(name, recipe):
     return make_executor(name, recipe, device=torch.device("cuda" if name == "fused" else "cpu"))
 
 
-def levels(views, recipe):
-    std = torch.tensor(recipe.std)[:, None, None]
-    mean = torch.tensor(recipe.mean)[:, None, None]
-    return (views.cpu() * std + mean) * 255
-
-
-def tolerances(name, recipe, params):
-    """The bound of each view, [V, B] levels."""
-    stretched = recipe.antialias and recipe.interpolation == "bicubic"
-    bound = STRETCHED_CUBIC.get(name, TOLERANCE[name]) if stretched else TOLERANCE[name]
-    amplified = bound * gain(recipe, params)
-    # the blur comes after the jitter: nothing multiplies what it adds
-    return np.maximum(amplified, np.where(params.blur_sigma > 0, BLURRED.get(name, 0), 0)).T
-
-
-def gain(recipe, params):
-    """How much the jitter of each view may stretch a difference, [B, V]."""
-    factors = [params.contrast, params.saturation]
-    if recipe.jitter_style == "torchvision":
-        factors.append(1 + params.brightness)
-    return np.prod([np.maximum(np.abs(factor), 1) for factor in factors], axis=0)
-
-
 def assert_equal_to_reference(name, recipe, decoded, params):
     executor = executor_of(name, recipe)
     ours = finished(executor(decoded, params))
     expected = ReferenceViews(recipe)(decoded, params)
     assert ours.large.shape == expected.large.shape
     assert ours.small.shape == expected.small.shape
-    bounds = np.split(tolerances(name, recipe, params), [recipe.num_large])
-    for got, want, bound in zip(
-        (ours.large, ours.small), (expected.large, expected.small), bounds, strict=True
-    ):
-        if want.numel():
-            difference = (levels(got, recipe) - levels(want, recipe)).abs().amax(dim=(2, 3, 4))
-            assert (difference.numpy() <= bound).all(), (difference, bound)
+    assert not disagreement(ours, expected, tolerances(name, recipe, params), recipe)
     assert torch.equal(ours.labels.cpu(), decoded.labels)
     assert np.array_equal(ours.sample_ids, decoded.sample_ids)
     executor.close()

@@ -7,20 +7,18 @@ import pytest
 import torch
 
 from pipeline.augment import make_executor
+from pipeline.augment.agreement import BLURRED, TOLERANCE, levels
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD
 from pipeline.augment.reference import ReferenceViews
 from tests.pipeline.augment.test_executors_agree import (
-    BLURRED,
     BUSY,
     ODD_SIZES,
     ONE_LARGE,
-    TOLERANCE,
     assert_equal_to_reference,
     batch_of,
     drawn,
     every_executor,
     executor_of,
-    levels,
     neutral,
     with_values,
 )

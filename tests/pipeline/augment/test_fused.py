@@ -13,6 +13,7 @@ import torch
 
 from bench.step.inside import sync_debug_mode
 from pipeline.augment import choose_executor, make_executor
+from pipeline.augment.agreement import levels
 from pipeline.augment.params import JITTER_ORDERS, MEAN
 from pipeline.augment.recipe import LARGE_EVEN, MultiCropRecipe
 from pipeline.augment.reference import color_levels
@@ -21,7 +22,6 @@ from tests.pipeline.augment.test_executors_agree import (
     assert_equal_to_reference,
     batch_of,
     drawn,
-    levels,
 )
 from tests.support import finished
 
@@ -212,13 +212,15 @@ def test_a_cuda_graph_replays_the_launch(fill):
 @pytest.mark.gpu
 def test_device_memory_stays_flat_over_2000_batches():
     executor, decoded, params = on_gpu(num=4, dtype=torch.bfloat16)
-    executor(decoded, params)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    for _ in range(2000):
+    for number in range(2100):
+        if number == 100:  # buffers have grown, and the allocator has its blocks
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
         executor(decoded, params)
     torch.cuda.synchronize()
-    assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
+    # views of a batch are 1.3 MB: one in a hundred that is lost would show
+    assert torch.cuda.memory_allocated() - before[0] < 20 << 20
+    assert torch.cuda.memory_reserved() - before[1] <= 20 << 20
 
 
 def test_a_mean_that_the_recipe_does_not_announce_is_a_fault():

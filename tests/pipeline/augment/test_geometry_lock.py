@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augment import reference
+from pipeline.augment.agreement import TOLERANCE, levels, tolerances
 from pipeline.augment.reference import salience_limit
 from pipeline.batch import MASK_GRID
 from pipeline.saliency.codec import mask_at_pixels
@@ -21,12 +22,9 @@ from tests.pipeline.augment.test_executors_agree import (
     BUSY,
     ODD_SIZES,
     ONE_LARGE,
-    TOLERANCE,
     drawn,
     executor_of,
     installed,
-    levels,
-    tolerances,
     whole,
     with_values,
 )
