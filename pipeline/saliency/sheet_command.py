@@ -20,17 +20,20 @@ from pipeline.saliency.one_thread import one_thread_each
 from pipeline.saliency.predict_command import list_photos
 from pipeline.saliency.refine.maps import read_map
 from pipeline.saliency.refine.predictor import Predictor, load_predictor
-from pipeline.saliency.sheet import SheetRow, confidence_of, thumbnail, write_sheet
+from pipeline.saliency.sheet import LARGE, SheetRow, confidence_of, thumbnail, write_sheet
 from pipeline.sources import spread
 from pipeline.sources.pixels import read_within, squared
 from pipeline.sources.prepare import BadPicture
 from pipeline.sources.record import Record, mask_name
 
+STUDENT = "student"
 _SIDE = 400  # pixels, the longer side that methods see
 _NOTE = (
-    "The least sure come first. Confidence: soft intersection over union of the final map with "
-    "the map of each hand-crafted method, on average. Coverage and what the quality gate says are "
-    "those of the final map: the student's, or the finished one where there is no student."
+    "{final} is what a conversion stores: it is drawn as an outline over the image, and as the "
+    "image without its background; unfold the maps below an image to see all methods. The least "
+    "sure come first. Confidence: how far the mask agrees with the maps of the six hand-crafted "
+    "methods, 0 to 1 (soft intersection over union, on average). The verdict is the quality gate's: "
+    "an image whose mask is refused is stored without one."
 )
 
 
@@ -69,7 +72,7 @@ def sheet_command(
     photos: str, out: Path, maps: tuple[Path, ...], masks: Path | None, model: Path | None,
     limit: int,
 ) -> None:  # fmt: skip
-    """Draw pictures, the maps of all methods, masks and what the gate says; least sure first."""
+    """Draw images with their final masks, the gate's verdict and all maps; least sure first."""
     with refusing():
         records = spread(list_photos(photos), limit)
         shown = _Shown(
@@ -89,7 +92,8 @@ def sheet_command(
         list_bad(bad, "photos are not shown")
         if not rows:
             raise ValueError(f"{photos}: none of {len(bad)} photos can be read")
-        paths = write_sheet(out, rows, title=f"Masks of {photos}", note=_NOTE)
+        note = _NOTE.format(final=f"'{FINISHED if model is None else STUDENT}'")
+        paths = write_sheet(out, rows, title=f"Masks of {photos}", note=note)
     refused = sum(row.verdict.fault is not None for row in rows)
     click.echo(f"{paths[0]}: {len(rows)} pictures, {refused} masks refused by the gate")
 
@@ -116,7 +120,7 @@ def map_folders(path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def make_row(record: Record, shown: _Shown) -> SheetRow:
-    """Make the tiles of a picture.
+    """Make the row of an image.
 
     Raises:
         BadPicture: it cannot be read.
@@ -124,21 +128,25 @@ def make_row(record: Record, shown: _Shown) -> SheetRow:
     """
     picture = read_within(record, _SIDE).pixels
     found = estimate_all(picture, METHODS)
-    tiles = {name: thumbnail(to_bytes(one.saliency)) for name, one in found.items()}
-    final = tiles[FINISHED]
-    opinions = [tiles[name] for name in SINGLE]
+    maps = {name: thumbnail(to_bytes(one.saliency)) for name, one in found.items()}
+    image = thumbnail(picture, LARGE)
+    small, final = maps[FINISHED], thumbnail(to_bytes(found[FINISHED].saliency), LARGE)
+    opinions = [maps[name] for name in SINGLE]
     for name, folder in shown.maps.items():
-        tiles[name] = _read_tile(folder / mask_name(record.key), final)
+        maps[name] = _read_tile(folder / mask_name(record.key), small)
     if shown.predictor is not None:
         square = shown.predictor.masks(squared(picture, shown.predictor.side)[None])[0]
-        final = tiles["student"] = squeezed(square, final)
+        small = maps[STUDENT] = squeezed(square, small)
+        final = cv2.resize(square, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     if shown.truth is not None:
-        tiles["truth"] = _read_tile(shown.truth / mask_name(record.key), final)
+        maps["truth"] = _read_tile(shown.truth / mask_name(record.key), small)
     return SheetRow(
         key=record.key,
-        tiles={"picture": thumbnail(picture), **tiles},
-        verdict=judge(final.astype(np.float32) / np.float32(255)),
-        confidence=confidence_of(final, opinions),
+        image=image,
+        final=final,
+        maps=maps,
+        verdict=judge(small.astype(np.float32) / np.float32(255)),
+        confidence=confidence_of(small, opinions),
     )
 
 

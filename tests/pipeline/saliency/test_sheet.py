@@ -54,9 +54,14 @@ def test_rows_are_sorted_and_have_all_columns(photos, tmp_path):
     assert "4 pictures" in result.stdout
     assert "broken.png" in result.stderr
     page = (out / "sheet.html").read_text()
-    heads = re.findall(r"<th>([^<]*)", page)
-    assert heads == ["picture", *METHODS, "true", "student", "truth"]
-    assert page.count("data:image/jpeg;base64,") == 4 * len(heads)
+    names = [*METHODS, "true", "student", "truth"]
+    first, *_ = page.split("<article>")[1:]
+    captions = re.findall(r"<figcaption>([^<]*)", first)
+    assert captions == ["image", "outline", "masked view", *names]
+    assert page.count("data:image/jpeg;base64,") == 4 * len(captions)
+    assert re.findall(r"<dt>([^<]*)<dd>.", page) == names
+    assert "&#x27;student&#x27; is what a conversion stores" in page
+    assert page.count("a folder of --maps") == 1  # "true"; the others are explained
     assert "http" not in page
     assert "disc&lt;0&gt;.png" in page
     sure = [float(value) for value in re.findall(r"confidence ([\d.]+)", page)]
@@ -68,11 +73,13 @@ def test_what_stands_out_is_surer_than_noise_and_a_flat_picture_is_refused(photo
     result = run("--photos", photos, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     page = (tmp_path / "out" / "sheet.html").read_text()
-    names = re.findall(r"<td>([^<]*png)<br>", page)
+    names = re.findall(r'class="key">([^<]*png)<', page)
     assert names[:2] == ["flat.png", "noise.png"]
     assert re.findall(r'fault">(\w*: ?\w*)<', page)[0] == "refused: small"
+    assert page.count('"verdict">accepted<') >= 2
+    assert "&#x27;finished&#x27; is what a conversion stores" in page
     sheet = cv2.imread(str(tmp_path / "out" / "sheet-01.png"))
-    assert sheet.shape == (24 + 4 * 126, 126 * 12, 3)
+    assert sheet.shape == (24 + 4 * 126, 126 * 14, 3)
 
 
 def test_pngs_hold_25_rows_each(tmp_path):
@@ -80,7 +87,9 @@ def test_pngs_hold_25_rows_each(tmp_path):
     rows = [
         SheetRow(
             key=f"{number:02d}é",
-            tiles={"picture": tile},
+            image=np.zeros((90, 120, 3), np.uint8),
+            final=tile,
+            maps={"rbd": tile},
             verdict=Verdict(coverage=0.1, fault=None),
             confidence=0.5,
         )
@@ -89,6 +98,37 @@ def test_pngs_hold_25_rows_each(tmp_path):
     paths = write_sheet(tmp_path, rows, title="t", note="n")
     assert [path.name for path in paths] == ["sheet.html", "sheet-01.png", "sheet-02.png"]
     assert cv2.imread(str(paths[2])).shape[0] == 24 + 126
+
+
+def test_the_final_mask_is_drawn_over_the_image_and_cuts_it_out():
+    final = np.zeros((90, 120), np.uint8)
+    final[30:60, 40:80] = 128  # above half
+    row = SheetRow(
+        key="a.jpg",
+        image=np.full((90, 120, 3), (10, 200, 100), np.uint8),
+        final=final,
+        maps={},
+        verdict=Verdict(coverage=0.1, fault=None),
+        confidence=0.5,
+    )
+    image, outline, masked = row.tiles().values()
+    assert (image == (10, 200, 100)).all()
+    assert (masked[30:60, 40:80] == (10, 200, 100)).all()
+    assert len(np.unique(masked[final == 0])) == 1
+    assert (outline[30, 40:80] == (255, 196, 0)).all()
+    assert (outline[45, 60] == (10, 200, 100)).all()
+    assert (outline[5, 5] == (4, 80, 40)).all()
+
+
+def test_a_phone_gets_a_page_of_its_width_with_the_methods_folded_away(photos, tmp_path):
+    assert run("--photos", photos, "--out", tmp_path / "out", "--limit", 2).exit_code == 0
+    page = (tmp_path / "out" / "sheet.html").read_text()
+    assert '<meta name="viewport" content="width=device-width' in page
+    assert "<table" not in page
+    row = page.split("<article>")[1]
+    before, folded = row.split("<details>")
+    assert before.count("<img") == 3
+    assert folded.count("<img") == len(METHODS)
 
 
 @pytest.mark.parametrize(
