@@ -9,6 +9,11 @@ from pathlib import Path
 from pipeline.shards.manifest import Manifest
 
 NAMES_SHOWN = 10
+_FOREGROUND = {
+    "auto": "the alpha channel if there is one, of indexed colours all but 0, else what is bright",
+    "bright": "what is bright",
+    "nonzero": "all but 0",
+}
 
 
 def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
@@ -20,6 +25,12 @@ def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
         f"{manifest.sizes.num_unchanged} kept their bytes"
     )
     yield from _described_masks(manifest)
+    if manifest.scaled:
+        first = manifest.scaled[0]
+        yield (
+            f"{manifest.num_scaled} images of more than 8 bits may be too dark or too bright, the "
+            f"first is {first.key}: {first.reason}; --white-level N says which value is white"
+        )
     for what, notes in (("skipped", manifest.skipped), ("repaired", manifest.repaired)):
         for note in notes[:NAMES_SHOWN]:
             yield f"{what} {note.key}: {note.reason}"
@@ -38,6 +49,7 @@ def summarised(manifest: Manifest, out: Path, seconds: float) -> dict[str, objec
 
 
 def _described_masks(manifest: Manifest) -> Iterator[str]:
+    """What the masks are, and how much they cover."""
     masks = manifest.masks
     if masks.coverage_mean is not None:
         yield (
@@ -46,6 +58,9 @@ def _described_masks(manifest: Manifest) -> Iterator[str]:
             f"pictures have none, {masks.num_degenerate} masks cover less than "
             f"{masks.degenerate_below:.0%}"
         )
+    if masks.foreground is not None:
+        meant = _FOREGROUND.get(masks.foreground, f"the values {masks.foreground}")
+        yield f"foreground of mask files (--mask-foreground {masks.foreground}): {meant}"
     if masks.method is not None:
         faults = ", ".join(f"{count} {fault}" for fault, count in masks.refused.items())
         yield (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class MaskSummary:
     labels_involved: bool | None = None  # None: nobody said how they were made
     refused: dict[str, int] = field(default_factory=dict)  # fault -> estimates that are not stored
     refused_share: float = 0.0  # of the samples
+    foreground: str | None = None  # --mask-foreground, of masks from files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +92,12 @@ class Manifest:
     num_skipped: int
     skipped: tuple[Note, ...]  # pictures that are not in the shards
     num_repaired: int
-    repaired: tuple[Note, ...]  # JPEGs that decode with a warning, stored as decoded
+    repaired: tuple[Note, ...]  # JPEGs that decode with a warning, and what was mended in others
     versions: dict[str, str]
+    # absent from older manifests
+    white_level: int = 0  # --white-level; 0: what files declare
+    num_scaled: int = 0
+    scaled: tuple[Note, ...] = ()  # images whose samples use little of their depth, or have none
 
     @property
     def stored_bytes_per_sample(self) -> float:
@@ -144,8 +149,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _from_values(values: Mapping[str, Any]) -> Manifest:
     known = {one.name for one in fields(Manifest)}
-    if known != set(values):
-        raise ValueError(f"not a manifest: fields {sorted(known ^ set(values))} differ")
+    needed = {one.name for one in fields(Manifest) if one.default is MISSING}
+    if not needed <= set(values) <= known:
+        differ = sorted((needed - set(values)) | (set(values) - known))
+        raise ValueError(f"not a manifest: fields {differ} differ")
     try:
         return Manifest(
             **{
@@ -156,6 +163,7 @@ def _from_values(values: Mapping[str, Any]) -> Manifest:
                 "files": tuple(FileEntry(**entry) for entry in values["files"]),
                 "skipped": tuple(Note(**note) for note in values["skipped"]),
                 "repaired": tuple(Note(**note) for note in values["repaired"]),
+                "scaled": tuple(Note(**note) for note in values.get("scaled", ())),
             }
         )
     except TypeError as error:
