@@ -37,7 +37,7 @@ from pipeline.shards.writer import (
 )
 from pipeline.sources import Record, Source, check_no_splits, list_records
 from pipeline.sources.mask_journal import MaskJournal, opened_journal
-from pipeline.sources.masks import attach_masks
+from pipeline.sources.masks import MaskCheck, attach_masks, parse_foreground
 from pipeline.sources.prepare import BadPicture, Prepared, PrepareSettings
 from pipeline.sources.progress import shown_progress
 from pipeline.sources.record import describe_classes, name_of_path
@@ -73,7 +73,16 @@ class Request:
 @click.option(
     "--masks",
     type=Path,
-    help="Folder of masks: a/b.png belongs to a/b.jpg; any size, white is foreground.",
+    help="Folder of masks: a/b.png (or another image a/b) belongs to a/b.jpg; any size.",
+)
+@click.option(
+    "--mask-foreground",
+    default="auto",
+    show_default=True,
+    metavar="auto|bright|nonzero|NUMBERS",
+    help="What is foreground in mask files. auto: the alpha channel if there is one; of indexed "
+    "colours (PASCAL VOC) all but 0, 255 being a border; else what is bright, 1 if there are only "
+    "0 and 1. NUMBERS: values or indices, such as 1 or 1-20,22.",
 )
 @click.option(
     "--saliency",
@@ -100,6 +109,14 @@ class Request:
     default=90,
     show_default=True,
     help="JPEG quality of pictures that must be encoded anew (4:2:0).",
+)
+@click.option(
+    "--white-level",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The value that is white in images of more than 8 bits, such as 4095; 0: the largest that "
+    "the file's depth allows.",
 )
 @click.option(
     "--workers",
@@ -129,12 +146,14 @@ class Request:
 def main(
     source: str,
     masks: Path | None,
+    mask_foreground: str,
     saliency: str | None,
     saliency_model: Path | None,
     format: str,
     out: Path,
     short_side: int,
     quality: int,
+    white_level: int,
     workers: int | None,
     limit: int | None,
     max_bad: str,
@@ -142,20 +161,25 @@ def main(
     as_json: bool,
 ) -> None:
     """Make shards of pictures, with their saliency masks if there are any."""
-    request = Request(
-        source=source,
-        masks=masks,
-        saliency=saliency,
-        saliency_model=saliency_model,
-        format=format,
-        out=out,
-        settings=PrepareSettings(short_side=short_side, quality=quality),
-        workers=len(os.sched_getaffinity(0)) if workers is None else workers,
-        limit=limit,
-        first_folder_is_class=first_folder_is_class,
-    )
     start = time.perf_counter()
     try:
+        request = Request(
+            source=source,
+            masks=masks,
+            saliency=saliency,
+            saliency_model=saliency_model,
+            format=format,
+            out=out,
+            settings=PrepareSettings(
+                short_side=short_side,
+                quality=quality,
+                foreground=parse_foreground(mask_foreground),
+                white_level=white_level,
+            ),
+            workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            limit=limit,
+            first_folder_is_class=first_folder_is_class,
+        )
         allowed = parse_max_bad(max_bad)
         manifest = convert(request)
     except (ValueError, OSError) as error:
@@ -258,6 +282,8 @@ def provenance_of(request: Request, source: Source) -> Provenance:
         mask_origin=origin if maker is None else "estimated",
         mask_method=None if maker is None else maker.method,
         ignored=source.ignored,
+        mask_foreground=None if request.masks is None else str(request.settings.foreground),
+        white_level=request.settings.white_level,
     )
 
 
@@ -267,12 +293,14 @@ def write_shards(
     """Prepare all pictures of a source and write them into a folder.
 
     Raises:
-        ValueError: not one of them can be decoded.
+        ValueError: not one of them can be decoded, or most of the masks are misread.
     """
     records = source.records
     labels = {name: label for label, name in enumerate(source.label_names)}
     skipped: list[Note] = []
     repaired: list[Note] = []
+    scaled: list[Note] = []
+    mask_check = MaskCheck(request.settings.foreground)
     refused: Counter[str] = Counter()
     largest = max(record.size for record in records)
     with (
@@ -293,18 +321,28 @@ def write_shards(
                 writer.add(to_sample(record, outcome, label))
                 if outcome.warning:
                     repaired.append(Note(key=record.key, reason=outcome.warning))
+                if outcome.depth:
+                    scaled.append(Note(key=record.key, reason=outcome.depth))
                 if outcome.estimated is not None and outcome.estimated.fault:
                     refused[outcome.estimated.fault] += 1
             except ValueError as error:
                 skipped.append(Note(key=record.key, reason=str(error)))
+            else:
+                if outcome.mask and outcome.estimated is None:
+                    mask_check.add(record.key, outcome.coverage, outcome.mask_doubt)
             advance(len(skipped))
         if len(skipped) == len(records):
             raise ValueError(
                 f"{request.source}: none of {len(records)} pictures can be decoded; "
                 f"{skipped[0].key}: {skipped[0].reason}"
             )
+        mask_check.finish()
         return writer.finish(
-            provenance_of(request, source), skipped=skipped, repaired=repaired, refused=refused
+            provenance_of(request, source),
+            skipped=skipped,
+            repaired=repaired,
+            scaled=scaled,
+            refused=refused,
         )
 
 

@@ -32,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help=f"folder with {', '.join(REAL_SETS)}, as zips or unpacked (default: ../shared/data)",
     )
+    parser.addoption(
+        "--mutations",
+        type=int,
+        default=400,
+        metavar="N",
+        help="how many damaged files are given to the conversion (default: 400; 50000: 2 minutes)",
+    )
 
 
 def missing_sets(folder: Path) -> list[str]:

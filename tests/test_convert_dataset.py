@@ -329,6 +329,61 @@ def test_masks_among_the_pictures_are_no_pictures(pictures):
     assert "3 masks of other pictures left out" in progress
 
 
+@pytest.fixture
+def numbered(tmp_path):
+    """Six images whose masks are trimaps: 1 inside, 2 outside."""
+    inside = np.full((30, 45), 2, np.uint8)
+    inside[:, :15] = 1
+    write_files(tmp_path / "images", {f"a/{n}.jpg": jpeg(seed=n) for n in range(6)})
+    write_files(tmp_path / "masks", {f"a/{n}.png": encoded(inside, "PNG") for n in range(6)})
+    return tmp_path
+
+
+def test_masks_that_are_misread_stop_the_conversion_and_an_option_reads_them(numbered):
+    words = ("--source", numbered / "images", "--masks", numbered / "masks", "--format", "dali")
+    message = refusal(*words, "--out", numbered / "out")
+    assert "6 of 6 masks come out empty or full" in message
+    assert "a/0.jpg has the values 1, 2" in message
+    assert "--mask-foreground" in message
+    assert not (numbered / "out").exists()
+    printed, _ = run(*words, "--out", numbered / "out", "--mask-foreground", "1")
+    assert "(--mask-foreground 1): the values 1" in printed
+    shards = open_shards(numbered / "out")
+    assert shards.mask_coverage == pytest.approx([1 / 3] * 6, abs=0.01)
+    assert shards.manifest.masks.foreground == "1"
+    run(*words, "--out", numbered / "bright", "--mask-foreground", "bright")
+    assert (open_shards(numbered / "bright").mask_coverage == 0).all()
+
+
+def test_masks_that_are_all_empty_stop_the_conversion(numbered):
+    empty = encoded(np.zeros((30, 45), np.uint8), "PNG")
+    write_files(numbered / "masks", {f"a/{n}.png": empty for n in range(6)})
+    words = ("--source", numbered / "images", "--masks", numbered / "masks")
+    assert "all 6 masks come out empty" in refusal(*words, "--out", numbered / "out")
+
+
+@pytest.mark.parametrize("text", ["", "white", "3-1", "-1", "1,,2", "70000"])
+def test_other_values_of_mask_foreground_are_refused(numbered, text):
+    words = ("--source", numbered / "images", "--out", numbered / "out")
+    assert "--mask-foreground" in refusal(*words, "--mask-foreground", text)
+
+
+def test_images_with_little_of_their_depth_are_counted_and_a_level_is_taken(tmp_path):
+    dark = np.tile(np.arange(4096, dtype=np.uint16), (8, 1))[:, ::64]
+    write_files(tmp_path / "images", {f"{n}.png": encoded(dark, "PNG") for n in range(2)})
+    write_files(tmp_path / "images", {"z.jpg": jpeg()})
+    words = ("--source", tmp_path / "images", "--format", "dali")
+    printed, _ = run(*words, "--out", tmp_path / "dark")
+    assert "2 images of more than 8 bits may be too dark" in printed
+    assert "the first is 0.png: values from 0 to 4032" in printed
+    assert "--white-level" in printed
+    manifest = open_shards(tmp_path / "dark").manifest
+    assert [note.key for note in manifest.scaled] == ["0.png", "1.png"]
+    printed, _ = run(*words, "--out", tmp_path / "right", "--white-level", "4095")
+    assert "more than 8 bits" not in printed
+    assert open_shards(tmp_path / "right").manifest.white_level == 4095
+
+
 def test_a_class_without_a_usable_picture_keeps_its_label(pictures):
     write_files(pictures / "images", {"cat/0.jpg": b"bad", "cat/1.jpg": b""})
     out = pictures / "out"

@@ -13,6 +13,11 @@ if TYPE_CHECKING:  # its package imports torch, which a conversion does not need
     from pipeline.augment.recipe import MultiCropRecipe
 
 NAMES_SHOWN = 10
+_FOREGROUND = {
+    "auto": "the alpha channel if there is one, of indexed colours all but 0, else what is bright",
+    "bright": "what is bright",
+    "nonzero": "all but 0",
+}
 
 
 def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
@@ -28,6 +33,12 @@ def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
         names = ", ".join(shown(name) for name in entry.names)
         more = ", ..." if entry.count > len(entry.names) else ""
         yield f"ignored {entry.count}, {entry.reason}: {names}{more}"
+    if manifest.scaled:
+        first = manifest.scaled[0]
+        yield (
+            f"{manifest.num_scaled} images of more than 8 bits may be too dark or too bright, the "
+            f"first is {first.key}: {first.reason}; --white-level N says which value is white"
+        )
     for what, notes in (("skipped", manifest.skipped), ("repaired", manifest.repaired)):
         for note in notes[:NAMES_SHOWN]:
             yield f"{what} {shown(note.key)}: {note.reason}"
@@ -71,6 +82,7 @@ def mask_summary(manifest: Manifest, recipe: MultiCropRecipe | None = None) -> s
 
 
 def _described_masks(manifest: Manifest) -> Iterator[str]:
+    """What the masks are, and how much they cover."""
     masks = manifest.masks
     if masks.coverage_mean is None:
         yield mask_summary(manifest)
@@ -81,6 +93,9 @@ def _described_masks(manifest: Manifest) -> Iterator[str]:
             f"pictures have none, {masks.num_degenerate} masks cover less than "
             f"{masks.degenerate_below:.0%}"
         )
+    if masks.foreground is not None:
+        meant = _FOREGROUND.get(masks.foreground, f"the values {masks.foreground}")
+        yield f"foreground of mask files (--mask-foreground {masks.foreground}): {meant}"
     if masks.method is not None:
         faults = ", ".join(f"{count} {fault}" for fault, count in masks.refused.items())
         yield (

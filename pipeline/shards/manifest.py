@@ -65,6 +65,7 @@ class MaskSummary:
     labels_involved: bool | None = None  # None: nobody said how they were made
     refused: dict[str, int] = field(default_factory=dict)  # fault -> estimates that are not stored
     refused_share: float = 0.0  # of the samples
+    foreground: str | None = None  # --mask-foreground, of masks from files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,11 +101,14 @@ class Manifest:
     num_skipped: int
     skipped: tuple[Note, ...]  # pictures that are not in the shards
     num_repaired: int
-    repaired: tuple[Note, ...]  # JPEGs that decode with a warning, stored as decoded
+    repaired: tuple[Note, ...]  # JPEGs that decode with a warning, and what was mended in others
     versions: dict[str, str]
     # absent from older manifests
     num_ignored: int = 0
     ignored: tuple[Ignored, ...] = ()  # entries of the source that are no images, by reason
+    white_level: int = 0  # --white-level; 0: what files declare
+    num_scaled: int = 0
+    scaled: tuple[Note, ...] = ()  # images whose samples use little of their depth, or have none
 
     @property
     def stored_bytes_per_sample(self) -> float:
@@ -171,6 +175,7 @@ def _from_values(values: Mapping[str, Any]) -> Manifest:
                 "skipped": tuple(Note(**note) for note in values["skipped"]),
                 "repaired": tuple(Note(**note) for note in values["repaired"]),
                 "ignored": tuple(_ignored_from(entry) for entry in values.get("ignored", ())),
+                "scaled": tuple(Note(**note) for note in values.get("scaled", ())),
             }
         )
     except TypeError as error:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -69,6 +69,8 @@ class Provenance:
     mask_origin: str
     mask_method: MaskMethod | None = None  # None: masks are given, or there are none
     ignored: tuple[Ignored, ...] = ()
+    mask_foreground: str | None = None  # of masks from files: what counts as foreground in them
+    white_level: int = 0  # sample that is white in images of more than 8 bits; 0: as declared
 
 
 class FolderWriter:
@@ -115,11 +117,13 @@ class FolderWriter:
         *,
         skipped: Sequence[Note],
         repaired: Sequence[Note],
+        scaled: Sequence[Note] = (),
         refused: Mapping[str, int] = NONE_REFUSED,
     ) -> Manifest:
         """Close the data files, write index and manifest, and return the manifest.
 
         Args:
+            scaled: images whose samples of more than 8 bits may not be as bright as expected.
             refused: fault -> samples whose estimated mask has it, and was not added.
         """
         paths = self._writer.close()
@@ -137,7 +141,10 @@ class FolderWriter:
             description=provenance.description,
             short_side=provenance.short_side,
             quality=provenance.quality,
-            masks=summarise_masks(rows, provenance.mask_origin, provenance.mask_method, refused),
+            masks=replace(
+                summarise_masks(rows, provenance.mask_origin, provenance.mask_method, refused),
+                foreground=provenance.mask_foreground,
+            ),
             sizes=summarise_sizes(rows, self._num_unchanged),
             files=tuple(
                 FileEntry(
@@ -155,6 +162,9 @@ class FolderWriter:
             versions=library_versions(),
             num_ignored=sum(entry.count for entry in provenance.ignored),
             ignored=provenance.ignored,
+            white_level=provenance.white_level,
+            num_scaled=len(scaled),
+            scaled=tuple(scaled),
         )
         for path in (*paths, self._folder / INDEX_NAME):
             _flush(path)

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.sources import list_records
-from pipeline.sources.masks import attach_masks
+from pipeline.sources.masks import Foreground, MaskCheck, attach_masks
 from pipeline.sources.record import mask_name
 from tests.pipeline.sources.support import jpeg, write_files
 
@@ -88,3 +88,30 @@ def test_masks_do_not_count_for_the_limit(tmp_path):
     write_files(tmp_path, {f"{name}.png": b"M" for name in names})
     pairs, _, _ = listed(tmp_path, tmp_path, limit=4)
     assert pairs == [(f"{name}.jpg", b"M") for name in ("a/0", "a/2", "b/0", "b/2")]
+
+
+def test_masks_are_images_of_any_ending_in_any_case(tmp_path):
+    write_files(tmp_path / "images", {f"x/{name}.jpg": b"" for name in "abcd"})
+    write_files(
+        tmp_path / "masks", {"x/a.PNG": b"A", "x/b.jpg": b"B", "x/c.Tiff": b"C", "x/d.txt": b"D"}
+    )
+    pairs, _, _ = listed(tmp_path / "images", tmp_path / "masks")
+    assert [mask for _, mask in pairs] == [b"A", b"B", b"C", None]
+
+
+def test_two_masks_of_one_image_are_refused_by_name(tmp_path):
+    write_files(tmp_path / "images", {"x/a.jpg": b""})
+    write_files(tmp_path / "masks", {"x/a.png": b"A", "x/a.jpg": b"B"})
+    with pytest.raises(ValueError, match=r"x/a\.jpg and x/a\.png could both be the mask"):
+        listed(tmp_path / "images", tmp_path / "masks")
+
+
+def test_a_misread_set_is_noticed_early_but_not_empty_masks_of_some():
+    check = MaskCheck(Foreground())
+    for number in range(200):
+        check.add(f"{number}.jpg", 0, "has the values 1, 2" if number % 3 == 0 else "")
+    check = MaskCheck(Foreground())
+    for number in range(31):
+        check.add(f"{number}.jpg", 0, "has the values 1, 2")
+    with pytest.raises(ValueError, match=r"32 of 32 masks .*that of 0\.jpg has the values 1, 2"):
+        check.add("31.jpg", 0, "has the values 1, 2")

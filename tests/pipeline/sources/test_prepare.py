@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image
 
 from pipeline.saliency.codec import decode_mask, encode_mask
 from pipeline.sources import list_records
-from pipeline.sources.prepare import BadPicture, PrepareSettings, decode_mask_file, prepare
+from pipeline.sources.masks import parse_foreground
+from pipeline.sources.prepare import BadPicture, PrepareSettings, prepare, read_mask_file
+from tests.pipeline.sources.mutations import mutated, whole_files
 from tests.pipeline.sources.support import encoded, jpeg, record_of, with_orientation
 from tests.support import textured_image
 
@@ -248,7 +251,79 @@ MASKS = {
 
 @pytest.mark.parametrize("name", list(MASKS))
 def test_masks_of_any_kind_mean_the_same(name):
-    assert (decode_mask_file(MASKS[name], 1, (40, 30)) == MASK).all()
+    pixels, doubt = read_mask_file(MASKS[name], 1, (40, 30))
+    assert (pixels == MASK).all()
+    assert doubt == ""
+
+
+HALF = np.zeros((30, 40), np.uint8)
+HALF[:, :20] = 1
+VOC = np.repeat(np.array([0, 1, 255, 15], np.uint8), 10)[None].repeat(30, axis=0)
+
+
+def indexed(indices: np.ndarray, *colours: int) -> bytes:
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette([*colours, *[0] * (768 - len(colours))])
+    return encoded(image, "PNG")
+
+
+def foreground_of(data: bytes, rule: str = "auto") -> tuple[np.ndarray, str]:
+    return read_mask_file(data, 1, (40, 30), parse_foreground(rule))
+
+
+def test_indexed_colours_are_foreground_but_index_0_and_a_border_counts_half():
+    voc = [0, 0, 0, 128, 0, 0] + [0, 128, 0] * 253 + [224, 224, 192]
+    assert (foreground_of(indexed(HALF, *voc))[0] == HALF * 255).all()
+    expected = np.where(VOC == 255, 127, (VOC > 0) * np.uint8(255))
+    assert (foreground_of(indexed(VOC, *voc))[0] == expected).all()
+    # 255 alone is no border; palettes of gray mean their gray
+    assert (foreground_of(indexed(HALF * 255, *voc))[0] == HALF * 255).all()
+    assert (foreground_of(indexed(HALF, 255, 255, 255, 0, 0, 0))[0] == 255 - HALF * 255).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "rule", "expected"),
+    [
+        (HALF + 1, "2", HALF),  # a trimap of 1 and 2
+        (HALF + 1, "2-4,9", HALF),
+        (HALF * 3, "nonzero", HALF),
+        (HALF * 100, "bright", HALF * 0),
+        (HALF * 200, "bright", HALF),
+        (VOC, "1-20", (VOC > 0) & (VOC < 255)),
+        (HALF.astype(np.uint16) * 300, "300", HALF),
+        (HALF.astype(np.float32) * 7, "7", HALF),
+        (HALF.astype(bool), "1", HALF),
+    ],
+)
+def test_foreground_is_what_the_option_says(values, rule, expected):
+    format = "TIFF" if values.dtype == np.float32 else "PNG"
+    pixels, doubt = foreground_of(encoded(Image.fromarray(values), format), rule)
+    assert ((pixels > 127) == (expected > 0)).all()
+    assert doubt == ""
+
+
+def test_numbers_are_not_looked_for_in_colours():
+    with pytest.raises(BadPicture, match="its mask: has colours"):
+        foreground_of(encoded(smooth(30, 40), "PNG"), "1")
+
+
+@pytest.mark.parametrize(
+    ("values", "doubt"),
+    [
+        (HALF + 1, "has the values 1, 2"),
+        (HALF * 5, "has the values 0, 5"),
+        (VOC, "has the values 0, 1, 15, 255"),  # numbers of classes as gray, and a bright border
+        (HALF + 250, "has the values 250, 251"),
+        (HALF.astype(np.uint16) * 3, "has the values 0, 3"),
+        (HALF, ""),
+        (HALF * 0, ""),
+        (HALF * 0 + 255, ""),
+        (HALF * 200, ""),
+        (np.arange(1200, dtype=np.uint16).reshape(30, 40).astype(np.uint8), ""),
+    ],
+)
+def test_a_mask_that_comes_out_empty_or_full_although_it_is_not_is_doubtful(values, doubt):
+    assert foreground_of(encoded(values, "PNG"))[1] == doubt
 
 
 def test_an_empty_mask_covers_nothing_and_a_full_one_everything():
@@ -257,6 +332,129 @@ def test_an_empty_mask_covers_nothing_and_a_full_one_everything():
         prepared = prepare(record_of(PLAIN, mask), KEEP)
         assert prepared.coverage == value / 255
         assert len(prepared.mask) > 1
+
+
+def test_metadata_that_could_turn_an_upright_image_is_cut_out_of_its_bytes():
+    data = jpeg(seed=5)
+    tag = struct.pack("<HHII", 0x0112, 1, 1, 6)  # a BYTE: Pillow sees none, others turn the image
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + tag + bytes(4)
+    turned = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    prepared = prepare(record_of(turned), KEEP)
+    assert prepared.jpeg == data
+    assert not prepared.unchanged
+    assert "cut out" in prepared.warning
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_marker_is_repaired(mode, progressive):
+    data = encoded(Image.fromarray(SMOOTH).convert(mode), "JPEG", progressive=progressive)
+    prepared = prepare(record_of(data[:-2]), KEEP)
+    assert "end marker" in prepared.warning
+    assert prepared.jpeg == prepare(record_of(data), KEEP).jpeg
+    assert (prepared.jpeg == data) == (mode == "RGB")
+    assert not prepared.unchanged
+    with pytest.raises(BadPicture, match="truncated"):
+        prepare(record_of(data[:-40]), KEEP)
+
+
+def with_size(data: bytes, height: int, width: int) -> bytes:
+    """A JPEG whose header claims another size."""
+    at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.fixture
+def low_limit(monkeypatch):
+    """An image of more than 200 x 300 pixels is beyond the limit."""
+    monkeypatch.setattr("pipeline.sources.prepare._MAX_PIXELS", 60000)
+    monkeypatch.setattr("pipeline.sources.prepare._MAX_COEFFICIENTS", 300000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60000)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_beyond_the_limit_is_read_reduced(low_limit, mode):
+    image = Image.fromarray(smooth(800, 1000)).convert(mode)
+    data = encoded(image, "JPEG", quality=95)
+    for whole in (data, data[:-2]):
+        prepared = prepare(record_of(whole), PrepareSettings(short_side=80))
+        assert (prepared.height, prepared.width) == (80, 100)
+        assert ("end marker" in prepared.warning) == (whole != data)
+        assert distance(prepared, np.asarray(image.convert("RGB").resize((100, 80)))) < 4
+
+
+def test_what_is_beyond_the_limit_is_refused_unless_it_can_be_read_in_bounded_memory(low_limit):
+    image = smooth(800, 1000)
+    whole = encoded(image, "JPEG")
+    small = PrepareSettings(short_side=80)
+    for data, settings, message in (
+        (whole, KEEP, "1000 x 800 pixels are more than 60000; give --short-side"),
+        (whole, PrepareSettings(short_side=500), "give --short-side"),
+        (encoded(image, "JPEG", progressive=True), small, "progressive: reading it takes"),
+        (encoded(image, "PNG"), small, "bomb, or too large: more than 60000 pixels; only JPEGs"),
+        (whole[:-400], small, "cannot be decoded"),
+    ):
+        with pytest.raises(BadPicture, match=message):
+            prepare(record_of(data), settings)
+    with pytest.raises(BadPicture, match="its mask: more than 60000 pixels"):
+        prepare(record_of(PLAIN, whole), KEEP)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_header_that_lies_about_the_size_is_refused(mode, progressive):
+    image = Image.fromarray(SMOOTH).convert(mode)
+    data = with_size(encoded(image, "JPEG", progressive=progressive), 30000, 30000)
+    with pytest.raises(BadPicture, match=r"progressive|fault|cannot be decoded"):
+        prepare(record_of(data), PrepareSettings(short_side=64))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), AssertionError()])
+@pytest.mark.parametrize("place", ["encode_mask", "_read_picture", "_read"])
+def test_whatever_is_raised_for_a_record_makes_it_bad_in_one_line(monkeypatch, error, place):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(f"pipeline.sources.prepare.{place}", fail)
+    with pytest.raises(BadPicture, match=r"^cannot be used: [^\n]+$"):
+        prepare(record_of(PLAIN, MASKS["L"]), KEEP)
+
+
+@pytest.mark.parametrize("mode", ["LAB", "CMYK", "YCbCr"])
+def test_a_mask_of_any_colour_space_is_read_as_brightness(mode):
+    mask = Image.fromarray(np.repeat(MASK[:, :, None], 3, axis=2)).convert(mode)
+    data = encoded(mask, "TIFF")
+    pixels, _ = read_mask_file(data, 1, (40, 30))
+    assert ((pixels > 127) == (MASK > 127)).mean() > 0.98
+
+
+def test_no_damage_to_a_file_of_any_kind_raises_anything_else(pytestconfig, capfd):
+    files, rng, settings = whole_files(), Random(0), []
+    assert len(files) > 300
+    for rule in ("auto", "bright", "nonzero", "1-9"):
+        for short_side, white_level in ((0, 0), (8, 4095)):
+            settings.append(
+                PrepareSettings(
+                    short_side=short_side,
+                    white_level=white_level,
+                    foreground=parse_foreground(rule),
+                )
+            )
+    capfd.readouterr()  # what writing the files has said
+    outcomes = Counter()
+    for number in range(len(files) + pytestconfig.getoption("--mutations")):
+        data = files[number] if number < len(files) else mutated(rng, files)
+        record = record_of(data) if number % 2 else record_of(PLAIN, data)
+        try:
+            prepared = prepare(record, rng.choice(settings))
+        except BadPicture:
+            outcomes["bad"] += 1
+            continue
+        outcomes["good"] += 1
+        pixels = simplejpeg.decode_jpeg(prepared.jpeg, strict=True)
+        assert pixels.shape == (prepared.height, prepared.width, 3)
+    assert min(outcomes["good"], outcomes["bad"]) > 50
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.real

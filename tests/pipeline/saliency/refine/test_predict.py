@@ -16,7 +16,7 @@ from pipeline.saliency.refine.network import draw_weights
 from pipeline.saliency.refine.predictor import MaskSettings, save_student
 from pipeline.saliency.refine.u2net import Student, StudentNetworkConfig
 from pipeline.sources.demo import render
-from pipeline.sources.prepare import PrepareSettings, decode_mask_file, prepare
+from pipeline.sources.prepare import PrepareSettings, prepare, read_mask_file
 from pipeline.sources.record import Record
 
 ORIENTATION = 0x0112
@@ -133,7 +133,7 @@ def test_a_mask_is_turned_together_with_its_picture(model, tmp_path, orientation
     predict("--photos", folder, "--model", model, "--out", tmp_path / "masks")
     expected = read_map(tmp_path / "masks" / "upright.png")
     mask = (tmp_path / "masks" / "turned.png").read_bytes()
-    found = decode_mask_file(mask, orientation, stored.size)
+    found, _ = read_mask_file(mask, orientation, stored.size)
     assert np.abs(found.astype(int) - expected).max() <= 2
     assert read_map(tmp_path / "masks" / "turned.png").shape == stored.size[::-1]
     (record,) = [r for r in list_photos(str(folder)) if r.key == "turned.png"]
