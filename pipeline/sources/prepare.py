@@ -352,7 +352,7 @@ def _complaint(data: bytes, header: JpegHeader | None) -> str | None:
 
 
 def open_picture(data: bytes, *, any_size: bool = False) -> Image.Image:
-    """Open with Pillow; nothing is decoded yet.
+    """Open with Pillow; all but JPEGs, which have another decoder, are decoded as well.
 
     Args:
         any_size: also JPEGs of more pixels than Pillow's limit.
@@ -366,6 +366,10 @@ def open_picture(data: bytes, *, any_size: bool = False) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
         read_depth(image)
+        if not is_jpeg(data):
+            # before anything else does: Pillow takes a second attempt for a success
+            with _silenced(image):
+                image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         if not is_jpeg(data):
             size = f"more than {_MAX_PIXELS} pixels; only JPEGs of this size can be read"

@@ -479,6 +479,7 @@ def test_the_odd_collection_is_sorted_into_kept_encoded_anew_and_bad(real_data):
     partly_decoded = {"corrupt/broken_data_stream.png", "truncated/truncated_end_chunk.png"}
     for key, outcome in outcomes.items():
         decodes = rows[key][outcome_column].startswith("ok") and key not in partly_decoded
+        decodes |= key == "truncated/truncated_jpeg.jpg"  # lacks only its end marker
         assert (not outcome.startswith("bad: ")) == decodes, key
     by_folder = {name: Counter() for name in ("cmyk", "gray", "mpo", "huge_header", "progressive")}
     for key, outcome in outcomes.items():
