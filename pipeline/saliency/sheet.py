@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from files import write_text_whole
 from pipeline.batch import Bytes
 from pipeline.saliency.gate import Verdict
 
@@ -130,7 +131,7 @@ def write_sheet(folder: Path, rows: Sequence[SheetRow], *, title: str, note: str
     rows = sorted(rows, key=lambda row: (row.confidence, row.key))
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "sheet.html"
-    page.write_text(_page(rows, title, note), encoding="utf-8")
+    write_text_whole(page, _page(rows, title, note))
     paths = [page]
     for number, start in enumerate(range(0, len(rows), _ROWS_OF_PNG), start=1):
         path = folder / f"sheet-{number:02d}.png"

@@ -32,8 +32,8 @@ _NOTE = (
     "{final} is what a conversion stores: it is drawn as an outline over the image, and as the "
     "image without its background; unfold the maps below an image to see all methods. The least "
     "sure come first. Confidence: how far the mask agrees with the maps of the six hand-crafted "
-    "methods, 0 to 1 (soft intersection over union, on average). The verdict is that of the "
-    "quality gate: an image whose mask is refused is stored without one."
+    "methods, 0 to 1 (soft intersection over union, on average). The verdict is the quality "
+    "gate's: an image whose mask is refused is stored without one."
 )
 
 

@@ -86,7 +86,7 @@ def test_pngs_hold_25_rows_each(tmp_path):
     tile = np.zeros((90, 120), np.uint8)
     rows = [
         SheetRow(
-            key=f"{number:02d}é",
+            key=f"{number:02d}é\udcff",  # of a name that is not UTF-8
             image=np.zeros((90, 120, 3), np.uint8),
             final=tile,
             maps={"rbd": tile},
