@@ -1,45 +1,67 @@
 """Train ReLICv2 on shards: `python train.py --data SHARDS --out RUN --gpus 8 --preset NAME`.
 
 Reads top to bottom: command line -> processes -> train() -> train_step(). Starting again with the
-same --out resumes at the last checkpoint; the loader has no state but the number of the step.
+same --out resumes at the last checkpoint; the loader has no state but the number of the step. The
+imports stand below the command line, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
 from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output
-from training import PRESET_NAMES
+from training import DEFAULT_PRESET, PRESET_NAMES
 
 
-def out_or_views(context: click.Context, option: click.Parameter, out: Path | None) -> Path | None:
-    """Ask for --out unless views are to be shown; what is missing comes after what was given."""
-    if out is None and context.params.get("show_views") is None:
-        raise click.MissingParameter(ctx=context, param=option)
-    return out
+class TrainCommand(Command):
+    """Says which option is missing, and how a setting that is given as an option is set."""
+
+    def parse_args(self, context: click.Context, words: list[str]) -> list[str]:
+        try:
+            rest = super().parse_args(context, list(words))
+        except click.NoSuchOption as error:
+            from training.config import setting_for_option  # imports torch: it knows the settings
+
+            setting = setting_for_option(error.option_name, sure=not error.possibilities)
+            if setting is None:
+                raise
+            _, _, value = " ".join(words).replace("=", " ").partition(f"{error.option_name} ")
+            example = f"--set {setting}={value.partition(' ')[0] or 'VALUE'}"
+            message = f"no option {error.option_name}; it is a setting: {example}"
+            raise click.UsageError(message, context) from error
+        needed = {each.name: each for each in self.params}
+        given = context.params
+        if not given["listed"]:
+            if given["out"] is None and given["show_views"] is None:
+                raise click.MissingParameter(ctx=context, param=needed["out"])
+            run = given["out"] and given["out"] / "config.json"
+            if given["data"] is None and not (run and run.exists()):
+                raise click.MissingParameter(ctx=context, param=needed["data"])
+        return rest
 
 
-@click.command(cls=Command, context_settings=HELP_NAMES)
-@click.option("--data", required=True, type=Path, help="Shards made by convert_dataset.py.")
+@click.command(cls=TrainCommand, context_settings=HELP_NAMES)
 @click.option(
-    "--out", callback=out_or_views, type=Path, help="Run directory; an existing run resumes."
+    "--data", type=Path, help="Shards made by convert_dataset.py. [default: those of the run]"
 )
+@click.option("--out", type=Path, help="Run directory; an existing run resumes, with its settings.")
 @click.option("--gpus", type=int, help="GPUs of this machine; 0: CPU. [default: 1 if there is one]")
 @click.option("--processes", type=int, default=1, show_default=True, help="CPU processes.")
 @click.option(
     "--preset",
-    default="imagenet-rn50",
-    show_default=True,
-    help=f"{', '.join(PRESET_NAMES)}, or a .toml file.",
+    help=f"{', '.join(PRESET_NAMES)}, or a .toml file. [default: the run's, or {DEFAULT_PRESET}]",
 )
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change a setting.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting.")
+@click.option("--settings", "listed", is_flag=True, help="List all settings; trains nothing.")
 @click.option(
     "--max-bad", type=click.IntRange(min=0), help="Undecodable pictures that are tolerated. [10]"
 )
@@ -52,12 +74,13 @@ def out_or_views(context: click.Context, option: click.Parameter, out: Path | No
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def main(
-    data: Path,
+    data: Path | None,
     out: Path | None,
     gpus: int | None,
     processes: int,
-    preset: str,
+    preset: str | None,
     settings: tuple[str, ...],
+    listed: bool,
     max_bad: int | None,
     asked: bool,
     show_views: Path | None,
@@ -67,7 +90,11 @@ def main(
     if max_bad is not None:
         settings = (*settings, f"loader.max_bad={max_bad}")
     try:
-        config = apply_settings(load_preset(preset), settings)
+        if listed:
+            show_settings(apply_settings(load_preset(preset or DEFAULT_PRESET), settings), as_json)
+            return
+        config, data = asked_of(out, data, preset)
+        config = apply_settings(config, settings)
         if show_views is not None:
             if asked:
                 raise ValueError("--plan and --show-views exclude each other; give one")
@@ -110,6 +137,7 @@ def main(
             patience_seconds=patience,
         )
     except (ValueError, OSError) as error:
+        leave_it_to_rank_0()
         raise Refused(reason(error)) from error
     if as_json:
         click.echo(json.dumps({"status": status, "out": str(out), **last_values(out)}))
@@ -137,13 +165,14 @@ from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
 from pipeline.shards.described import mask_summary
 from training.claim import claimed
-from training.config import TrainConfig, apply_settings
+from training.config import TrainConfig, apply_settings, doubts
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
 from training.forecast import foretell
 from training.launch import (
     StopRequest,
     World,
+    leave_it_to_rank_0,
     plan_world,
     run_in_place,
     run_processes,
@@ -155,8 +184,41 @@ from training.monitor import KnnMonitor
 from training.negatives import draw_negatives
 from training.plan import Plan
 from training.presets import load_preset
-from training.runlog import RunLog, SilentLog, last_values, write_description
+from training.runlog import (
+    RunLog,
+    SilentLog,
+    described_run,
+    duration,
+    last_values,
+    write_description,
+)
 from training.saving import CheckpointWriter
+from training.settings_list import listed_settings, settings_text
+
+
+def asked_of(out: Path | None, data: Path | None, preset: str | None) -> tuple[TrainConfig, Path]:
+    """Return the configuration before any --set, and the shards: of the preset, or of the run.
+
+    A run that can be resumed, or that no --data is given for, goes on with its own settings.
+
+    Raises:
+        ValueError: an unknown preset, or nothing says where the shards are.
+    """
+    kept, own_data = out and described_run(out), data is None
+    data = data or (kept.data if kept else None)
+    if data is None:
+        raise ValueError(f"{out} does not say where the shards of its run are; give --data")
+    if preset is None and out and kept and (own_data or checkpoint.latest(out)):
+        return kept.config, data
+    return load_preset(preset or DEFAULT_PRESET), data
+
+
+def show_settings(config: TrainConfig, as_json: bool) -> None:
+    """Print every setting; as one JSON object if asked for."""
+    if as_json:
+        click.echo(json.dumps({"settings": [asdict(each) for each in listed_settings(config)]}))
+    else:
+        click.echo(settings_text(config))
 
 
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
@@ -197,6 +259,12 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
+    if step >= plan.end_step:
+        if world.is_main:
+            conclude(out, model, shards, f"finished already: all of its {step} steps are done")
+        barrier()
+        return 0
+    began, first = time.monotonic(), step
     guard = Guard(model, remembered=config.log_every)
     stop = StopRequest(world)
     loader = open_views(shards, config, plan, world, start_step=step)
@@ -232,11 +300,33 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         if stop.agreed():
             log.say(f"stopped {stop.reason()}; {writer.kept(step)}")
         elif world.is_main:
-            checkpoint.export_encoder(out / "encoder.pt", model)
+            took = duration(time.monotonic() - began)
+            since = f", after step {first}" if first else ""
+            conclude(
+                out, model, shards, f"finished: {step - first} steps in {took}{since}", log.say
+            )
         if stop.error:
             explain(stop.error, out)  # here: behind the barrier another process may end this one
         barrier()
     return stop.verdict
+
+
+def conclude(
+    out: Path,
+    model: ReLICv2,
+    shards: Shards,
+    finished: str,
+    say: Callable[[str], object] = click.echo,
+) -> None:
+    """Write the encoder of a run that is at its end; say where it is and how to evaluate it."""
+    path = out / "encoder.pt"
+    checkpoint.export_encoder(path, model)
+    labelled = bool((shards.labels >= 0).any())
+    data = shlex.quote(str(shards.path)) if labelled else "LABELLED_SHARDS"
+    say(
+        f"{finished}; encoder: {path}\n"
+        f"evaluate: python evaluate.py knn --checkpoint {shlex.quote(str(out))} --train {data}"
+    )
 
 
 def record(
@@ -361,7 +451,7 @@ def open_log(
     if not world.is_main:
         return SilentLog()
     out.mkdir(parents=True, exist_ok=True)
-    write_description(out, config, shards.manifest, world)
+    write_description(out, config, shards.manifest, world, data=shards.path)
     log = RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)
     log.say(
         f"{config.name}: {len(shards)} pictures, {plan.sampler.steps_per_epoch} steps an epoch, "
@@ -369,6 +459,8 @@ def open_log(
         f"views by {config.loader.executor}" + (f"; going on after step {step}" if step else "")
     )
     log.say(mask_summary(shards.manifest, config.recipe))
+    for doubt in doubts(config):
+        log.say(f"warning: {doubt}")
     return log
 
 

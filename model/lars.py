@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,16 +30,22 @@ class OptimizerConfig:
         ValueError: an unknown name or a value out of range.
     """
 
-    name: str = "lars"  # lars; adamw: torch's, for small images and small batches
-    base_learning_rate: float = 0.3  # times global_batch_size / 256 at the end of the warm-up
-    weight_decay: float = 1e-6  # not for biases and norm parameters
-    momentum: float = 0.9  # adamw: its beta1
-    trust_coefficient: float = 1e-3  # lars only
-    adam_beta2: float = 0.999  # adamw only
+    CHOICES: ClassVar = {"name": ("lars", "adamw")}
+
+    name: str = "lars"  # adamw: torch's, for small images and small batches [recalled]
+    # learning rate per 256 images: the rate at the end of the warm-up is this times
+    # global_batch_size / 256 [BYOL; recalled]
+    base_learning_rate: float = 0.3
+    # pull of weights to 0; not of biases and norm parameters [BYOL; recalled]
+    weight_decay: float = 1e-6
+    momentum: float = 0.9  # of lars; of adamw its beta1 [authors]
+    trust_coefficient: float = 1e-3  # of lars: norm of an update over that of its weight [authors]
+    adam_beta2: float = 0.999  # of adamw, torch's default [ours]
+    # epochs in which the learning rate rises from 0, linearly [BYOL; recalled]
     warmup_epochs: int = 10
 
     def __post_init__(self) -> None:
-        require_one_of("optimizer", self.name, ("lars", "adamw"))
+        require_one_of("optimizer", self.name, self.CHOICES["name"])
         for name in ("base_learning_rate", "weight_decay", "trust_coefficient", "warmup_epochs"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

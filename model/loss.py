@@ -15,6 +15,7 @@ anchor (1 + n, or C).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,27 +39,40 @@ class LossConfig:
     the term p log p [MEM-M]; none, nothing; all, p everywhere, so that only q learns (UDA's way).
 
     Raises:
-        ValueError: an unknown name, a temperature not above 0, or a negative weight or count.
+        ValueError: an unknown name, a temperature not above 0, a negative weight or count, or
+            both weights 0.
     """
 
-    temperature: float = 0.2
+    CHOICES: ClassVar = {
+        "negatives": ("local", "global"),
+        "kl_form": ("swap_roles", "swap_views"),
+        "stop_gradient": ("entropy", "none", "all"),
+    }
+
+    temperature: float = 0.2  # similarities are divided by it; lower is sharper [recalled]
+    # of the negative log-likelihood of the image itself among its negatives [recalled]
     contrastive_weight: float = 1.0
-    invariance_weight: float = 1.0
-    num_negatives: int = 10  # of each anchor; 0: all others
-    negatives: str = "local"  # drawn from the batch of this process (local) or of all (global)
-    kl_form: str = "swap_roles"
-    stop_gradient: str = "entropy"
-    same_view_pairs: bool = True  # compare a large view with itself, as printed
+    invariance_weight: float = 1.0  # of the KL divergence between two views [recalled]
+    num_negatives: int = 10  # images that each is compared with; 0: all others [recalled]
+    # drawn from the batch of each process (local) or of all of them (global) [unknown]
+    negatives: str = "local"
+    kl_form: str = "swap_roles"  # which distributions the KL divergence compares [deduced]
+    stop_gradient: str = "entropy"  # what of the KL divergence is held constant [recalled]
+    same_view_pairs: bool = True  # compare a large view with itself, too [paper]
 
     def __post_init__(self) -> None:
-        require_one_of("negatives", self.negatives, ("local", "global"))
-        require_one_of("kl_form", self.kl_form, ("swap_roles", "swap_views"))
-        require_one_of("stop_gradient", self.stop_gradient, ("entropy", "none", "all"))
+        for name, choices in self.CHOICES.items():
+            require_one_of(name, getattr(self, name), choices)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         for name in ("contrastive_weight", "invariance_weight", "num_negatives"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.contrastive_weight == self.invariance_weight == 0:
+            raise ValueError(
+                "contrastive_weight and invariance_weight are both 0: nothing would be learned; "
+                "set one above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +30,17 @@ class ReLICv2Config:
         ValueError: a size below 1 or an unknown target_init.
     """
 
+    CHOICES: ClassVar = {"target_init": ("independent", "copy")}
+
     encoder: ResNetConfig = field(default_factory=ResNetConfig)
-    hidden_size: int = 4096  # of projector and predictor
-    embedding_size: int = 256  # D
-    predictor: bool = True  # False: both branches end in the projector
-    target_init: str = "independent"  # independent: other random weights (BYOL); copy: online's
+    hidden_size: int = 4096  # of the layer inside projector and predictor [BYOL]
+    embedding_size: int = 256  # D: numbers in an embedding [BYOL]
+    predictor: bool = True  # false: both networks end in the projector [BYOL; deduced]
+    # where the target starts; independent: other random weights; copy: the online network's [BYOL]
+    target_init: str = "independent"
 
     def __post_init__(self) -> None:
-        require_one_of("target_init", self.target_init, ("independent", "copy"))
+        require_one_of("target_init", self.target_init, self.CHOICES["target_init"])
         for name in ("hidden_size", "embedding_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

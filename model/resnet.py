@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +39,24 @@ class ResNetConfig:
         ValueError: an unknown name, or a width that makes no whole number of channels.
     """
 
-    architecture: str = "resnet50"
-    width: float = 1.0  # multiplies all channels, the stem's and the inner ones of a bottleneck too
-    stem: str = "imagenet"  # imagenet: 7x7 stride 2, max pool; small: 3x3 stride 1, for small views
-    padding: str = "symmetric"  # symmetric: as torchvision; same: as TensorFlow
-    zero_init_last_bn: bool = False  # start every block as its shortcut alone
+    CHOICES: ClassVar = {
+        "architecture": tuple(_BLOCKS),
+        "stem": ("imagenet", "small"),
+        "padding": ("symmetric", "same"),
+    }
+
+    architecture: str = "resnet50"  # which ResNet [paper]
+    # multiplies all channels, the stem's and the inner ones of a bottleneck too [authors]
+    width: float = 1.0
+    # imagenet: 7x7 stride 2, max pool; small: 3x3 stride 1, for small views [authors; small: ours]
+    stem: str = "imagenet"
+    # symmetric: as torchvision; same: as TensorFlow, which the authors' weights need [ours]
+    padding: str = "symmetric"
+    zero_init_last_bn: bool = False  # start every block as its shortcut alone [BYOL]
 
     def __post_init__(self) -> None:
-        require_one_of("architecture", self.architecture, tuple(_BLOCKS))
-        require_one_of("stem", self.stem, ("imagenet", "small"))
-        require_one_of("padding", self.padding, ("symmetric", "same"))
+        for name, choices in self.CHOICES.items():
+            require_one_of(name, getattr(self, name), choices)
         if not 0 < self.width <= 64 or not (64 * self.width).is_integer():
             raise ValueError(
                 "width must be a multiple of 1/64 in (0, 64], so that 64 * width channels are a "

@@ -40,8 +40,10 @@ class OrderConfig:
         ValueError: a negative window, a block of no bytes.
     """
 
-    window_gigabytes: float = 0.0  # 1e9 stored bytes, mixed at a time; 0: shuffle all of them
-    block_megabytes: float = 2.0  # 1e6 bytes, read in one piece; nothing without a window
+    # 1e9 stored bytes that are mixed at a time, for data larger than memory; 0: shuffle all of
+    # them [ours]
+    window_gigabytes: float = 0.0
+    block_megabytes: float = 2.0  # 1e6 bytes read in one piece; only with a window [ours]
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.window_gigabytes) and self.window_gigabytes >= 0):

@@ -1,5 +1,6 @@
 """Command lines: help and plain mistakes are answered without torch, whose import takes seconds."""
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import convert_dataset
+import train
 from tests.journey import ROOT
 
 WITHOUT_TORCH = """
@@ -86,3 +88,30 @@ def test_saliency_alone_means_auto(monkeypatch, words, asked):
     done = CliRunner().invoke(convert_dataset.main, ["--source", "demo", *words])
     assert "enough" in done.stderr
     assert seen == [(asked, "x")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epochs", "3"], "no option --epochs; it is a setting: --set epochs=3"),
+        (["--out", "x", "--lr=0.1"], "--set optimizer.base_learning_rate=0.1"),
+        (["--batch-size", "32"], "--set global_batch_size=32"),
+        (["--gpu", "0"], "No such option '--gpu'. (Did you mean one of: '--gpus'"),
+    ],
+)
+def test_a_setting_given_as_an_option_says_how_it_is_set(words, said):
+    done = CliRunner().invoke(train.main, words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_all_settings_are_listed_without_a_run():
+    done = CliRunner().invoke(train.main, ["--settings", "--preset", "demo", "--set", "lr=1"])
+    assert done.exit_code == 2
+    assert "did you mean optimizer.base_learning_rate?" in done.stderr
+    done = CliRunner().invoke(train.main, ["--settings", "--preset", "demo", "--set", "epochs=3"])
+    assert done.exit_code == 0, done.stderr
+    assert "epochs = 3  (default 1000)\n    passes over the data set [recalled]" in done.stdout
+    done = CliRunner().invoke(train.main, ["--settings", "--json"])
+    paths = [each["path"] for each in json.loads(done.stdout)["settings"]]
+    assert "recipe.large_even.blur_sigma" in paths

@@ -9,3 +9,4 @@ PRESET_NAMES = (
     "small-images",
     "demo",
 )
+DEFAULT_PRESET = "imagenet-rn50"

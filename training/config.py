@@ -13,8 +13,9 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from model.choices import require_one_of
 from model.lars import OptimizerConfig
 from model.loss import LossConfig
 from model.relicv2 import ReLICv2Config
@@ -45,6 +46,35 @@ FREE_TO_CHANGE = (
 # Left to `auto`, these stand for what the run was started with, also when it is resumed.
 DECIDED_AT_START = ("loader.decoder", "loader.gpu_decode_share", "loader.hw_decoder_load")
 
+_HIGHEST_RATES = {"lars": 100.0, "adamw": 1.0}  # of the peak; the presets have 7.2 and 0.001
+
+# What others call a setting, or write in short.
+_COMMON_WORDS = {
+    **dict.fromkeys(("lr", "learning_rate", "base_lr", "rate", "eta"), ("base_learning_rate",)),
+    **dict.fromkeys(("bs", "batch", "batch_size", "batchsize"), ("global_batch_size",)),
+    **dict.fromkeys(("t", "temp"), ("temperature",)),
+    "tau": ("temperature", "target_decay"),
+    **dict.fromkeys(("ema", "ema_decay", "ema_momentum", "m"), ("target_decay",)),
+    **dict.fromkeys(("wd", "decay"), ("weight_decay", "target_decay")),
+    **dict.fromkeys(("optim", "opt"), ("name",)),
+    **dict.fromkeys(("warmup", "warm_up"), ("warmup_epochs",)),
+    **dict.fromkeys(("arch", "backbone", "network", "resnet"), ("architecture",)),
+    **dict.fromkeys(("dim", "out_dim", "proj_dim", "projection_size"), ("embedding_size",)),
+    **dict.fromkeys(("hidden", "hidden_dim"), ("hidden_size",)),
+    **dict.fromkeys(("workers", "num_workers", "jobs"), ("threads",)),
+    **dict.fromkeys(("amp", "fp16", "bf16", "fp32", "dtype"), ("precision",)),
+    **dict.fromkeys(("crops", "views", "num_crops", "num_views"), ("num_large", "num_small")),
+    **dict.fromkeys(("size", "image_size", "crop_size", "res"), ("large_size", "small_size")),
+    **dict.fromkeys(("steps", "num_steps", "iterations", "max_iter"), ("max_steps",)),
+    **dict.fromkeys(("grad_accum", "accumulation"), ("accumulate",)),
+    **dict.fromkeys(("save_every", "checkpoint", "save_freq"), ("checkpoint_every",)),
+    **dict.fromkeys(("negatives", "k", "n_e"), ("num_negatives",)),
+    "alpha": ("contrastive_weight",),
+    **dict.fromkeys(("beta", "kl_weight"), ("invariance_weight",)),
+    **dict.fromkeys(("crop", "scale", "min_scale"), ("area",)),
+    **dict.fromkeys(("p_m", "mask"), ("mask_probability",)),
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -54,27 +84,33 @@ class TrainConfig:
         ValueError: a value out of range.
     """
 
-    name: str = "imagenet-rn50"
+    CHOICES: ClassVar = {"precision": ("auto", "float32", "bfloat16")}
+
+    name: str = "imagenet-rn50"  # what the run is called where it is shown [ours]
     recipe: MultiCropRecipe = field(default_factory=MultiCropRecipe)
     model: ReLICv2Config = field(default_factory=ReLICv2Config)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     order: OrderConfig = field(default_factory=OrderConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    epochs: int = 1000
-    max_steps: int = 0  # stop after so many steps, with the schedules of `epochs`; 0: run them all
-    global_batch_size: int = 4096
-    accumulate: int = 1  # parts of a batch, each with BatchNorm and negatives of its own
-    target_decay: float = 0.996  # at step 0; rises to 1 along a cosine
-    seed: int = 0
-    precision: str = "auto"  # float32 | bfloat16; auto: bfloat16 autocast on GPUs
-    log_every: int = 10  # steps
-    checkpoint_every: int = 1000  # steps
-    keep_checkpoints: int = 3
-    milestone_every: int = 0  # epochs between two checkpoints that are kept for good; 0: none
-    monitor_every: int = 10  # epochs between two kNN measurements; 0: never
-    patience_seconds: float = PATIENCE_SECONDS  # so long a process waits for another
-    max_skipped: int = 10  # steps in a row that are not finite, and skipped, before the run stops
+    epochs: int = 1000  # passes over the data set [recalled]
+    # stop after so many steps, with the schedules of `epochs`; 0: run them all [ours]
+    max_steps: int = 0
+    global_batch_size: int = 4096  # images in a step, of all processes [recalled]
+    accumulate: int = 1  # parts of a batch, each with BatchNorm and negatives of its own [ours]
+    # share of the target network that each step keeps (BYOL's tau); at step 0, it rises to 1
+    # along a cosine [BYOL; recalled]
+    target_decay: float = 0.996
+    seed: int = 0  # of weights, order, views and negatives [ours]
+    precision: str = "auto"  # numbers of the networks; auto: bfloat16 autocast on GPUs [ours]
+    log_every: int = 10  # steps between two lines of the log [ours]
+    checkpoint_every: int = 1000  # steps between two checkpoints [ours]
+    keep_checkpoints: int = 3  # newest ones that are kept [ours]
+    milestone_every: int = 0  # epochs between two checkpoints kept for good; 0: none [ours]
+    monitor_every: int = 10  # epochs between two kNN measurements; 0: never [ours]
+    patience_seconds: float = PATIENCE_SECONDS  # so long a process waits for another [ours]
+    # steps in a row that are not finite, and skipped, before the run stops [ours]
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,28 +128,51 @@ class TrainConfig:
             raise ValueError(f"target_decay must lie in 0..1, got {self.target_decay}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..2**32-1, got {self.seed}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(
-                f"unknown precision {self.precision!r}; choose auto, float32 or bfloat16"
-            )
+        require_one_of("precision", self.precision, self.CHOICES["precision"])
 
 
 def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """Return the config with `path=value` strings applied, in order.
 
-    A name that occurs once may stand for its path: `executor` for `loader.executor`.
+    An end of a path that no other setting has stands for it: `executor`, `encoder.width`.
 
     Raises:
-        ValueError: no '=', an unknown path (with the names that exist there), a value that does
-            not fit the field's type or its range.
+        ValueError: no '=', an unknown path (with the nearest names), an end that several have, a
+            value that does not fit the setting's type or its range.
     """
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set takes path=value, got {setting!r}")
+            raise ValueError(f"--set takes name=value, got {setting!r}; {_listed(config)}")
         path = _whole_path(config, path.strip())
         config = _replaced(config, path.split("."), value.strip(), path)
     return config
+
+
+def doubts(config: TrainConfig) -> list[str]:
+    """Say which settings are allowed and yet can hardly be meant, one line each."""
+    optimizer, loss = config.optimizer, config.loss
+    peak = optimizer.base_learning_rate * config.global_batch_size / 256
+    found = []
+    if peak > _HIGHEST_RATES[optimizer.name]:
+        found.append(
+            f"optimizer.base_learning_rate={optimizer.base_learning_rate:g} times "
+            f"global_batch_size / 256 is a learning rate of {peak:g}: {optimizer.name} will diverge"
+        )
+    if peak == 0:
+        found.append("optimizer.base_learning_rate=0: nothing is learned")
+    if loss.contrastive_weight == 0:
+        found.append(
+            "loss.contrastive_weight=0: nothing keeps images apart, so embeddings may collapse"
+        )
+    if not 0.01 <= loss.temperature <= 2:
+        found.append(
+            f"loss.temperature={loss.temperature:g}: methods of this kind use 0.05 to 0.5; outside "
+            "0.01..2 the loss is all but flat, or sees one negative alone"
+        )
+    if config.target_decay == 1:
+        found.append("target_decay=1: the target network never moves")
+    return found
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -130,20 +189,10 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     return merged(kind(), values)
 
 
-def merged(config: Config, values: Mapping[str, Any], *, prefix: str = "") -> Config:
+def merged(config: Config, values: Mapping[str, Any]) -> Config:
     """Return the config with nested plain values (of JSON or TOML) laid over it."""
-    for name, value in values.items():
-        path = f"{prefix}{name}"
-        _require_field(config, name, path)
-        current = getattr(config, name)
-        if dataclasses.is_dataclass(current):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{path} holds settings of its own, got {value!r}")
-            new = merged(current, value, prefix=f"{path}.")
-        else:
-            new = _checked(value, _types(config)[name], path)
-        config = _replace(config, name, new)
-    return config
+    new: Config = _merged(config, values, prefix="", root=config)
+    return new
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -168,43 +217,114 @@ def differences(old: Any, new: Any) -> list[str]:
     ]
 
 
+def nearest(config: Any, path: str) -> list[str]:
+    """Return the settings that a wrong name may mean, likely ones first; at most three.
+
+    Names are compared without their groups; among equals, those of the groups that were named win.
+    """
+    paths = [known for known, _ in flattened(config)]
+    *groups, name = path.lower().replace("-", "_").split(".")
+
+    def of_leaves(leaves: Sequence[str]) -> list[str]:
+        found = [known for leaf in leaves for known in paths if known.split(".")[-1] == leaf]
+        return sorted(found, key=lambda known: -len({*groups} & {*known.split(".")}))
+
+    leaves = list(dict.fromkeys(known.split(".")[-1] for known in paths))
+    parts = {*name.split("_")}
+    likely_first = (
+        _COMMON_WORDS.get(name, ()),
+        [leaf for leaf in leaves if leaf == name],
+        difflib.get_close_matches(name, leaves, n=2, cutoff=0.75),
+        [leaf for leaf in leaves if parts <= {*leaf.split("_")}],
+        [leaf for leaf in leaves if len(name) > 2 and f"_{name}" in f"_{leaf}"],
+        difflib.get_close_matches(name, leaves, n=2),
+    )
+    found = next(filter(None, map(of_leaves, likely_first)), [])
+    return (found or difflib.get_close_matches(path, paths, n=1))[:3]
+
+
+def setting_for_option(option: str, *, sure: bool) -> str | None:
+    """Return the setting that somebody means who gives it as an option: `--epochs`, `--lr`.
+
+    Args:
+        sure: nothing else is meant, so that a name that is merely near will do.
+    """
+    name = option.lstrip("-").replace("-", "_")
+    found = nearest(TrainConfig(), name)
+    known = name in _COMMON_WORDS or any(path.split(".")[-1] == name for path in found)
+    return found[0] if found and (known or sure) else None
+
+
+def _merged(config: Any, values: Mapping[str, Any], *, prefix: str, root: Any) -> Any:
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if name not in _fields(config):
+            raise _unknown(root, path)
+        current = getattr(config, name)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{path} holds settings of its own, got {value!r}")
+            new = _merged(current, value, prefix=f"{path}.", root=root)
+        else:
+            new = _checked(value, _types(config)[name], path)
+        config = _replace(config, name, new)
+    return config
+
+
 def _whole_path(config: Any, path: str) -> str:
-    if "." in path or path in {item.name for item in dataclasses.fields(config)}:
+    paths = [known for known, _ in flattened(config)]
+    if path in paths:
         return path
-    found = [whole for whole, _ in flattened(config) if whole.endswith(f".{path}")]
+    found = [known for known in paths if known.endswith(f".{path}")]
     if len(found) > 1:
         raise ValueError(f"setting {path!r} is one of several: {', '.join(found)}; name one whole")
-    return found[0] if found else path
+    if found:
+        return found[0]
+    for known in paths:
+        groups = known.split(".")[:-1]
+        if f".{'.'.join(groups)}".endswith(f".{path}"):
+            group = ".".join(groups) + "."
+            inside = ", ".join(each for each in paths if each.startswith(group))
+            raise ValueError(f"{path} holds settings of its own: {inside}")
+    raise _unknown(config, path)
 
 
 def _replaced(config: Any, names: list[str], value: str, path: str) -> Any:
     name, *rest = names
-    _require_field(config, name, path)
     current = getattr(config, name)
-    if dataclasses.is_dataclass(current):
-        if not rest:
-            raise ValueError(f"{path} holds settings of its own: {_names(current, path + '.')}")
-        return _replace(config, name, _replaced(current, rest, value, path))
-    if rest:
-        raise ValueError(f"unknown setting {path!r}: {name} has no settings of its own")
-    return _replace(config, name, _parsed(value, _types(config)[name], path))
+    new = (
+        _replaced(current, rest, value, path)
+        if rest
+        else _parsed(value, _types(config)[name], path)
+    )
+    return _replace(config, name, new)
 
 
 def _replace(config: Any, name: str, value: Any) -> Any:
     return dataclasses.replace(config, **{name: value})
 
 
-def _require_field(config: Any, name: str, path: str) -> None:
-    names = [item.name for item in dataclasses.fields(config)]
-    if name in names:
-        return
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    raise ValueError(f"unknown setting {path!r}; {hint}valid here: {_names(config)}")
+def _unknown(config: Any, path: str) -> ValueError:
+    found = nearest(config, path)
+    hint = f"did you mean {' or '.join(found)}? " if found else ""
+    group = config
+    for name in path.split(".")[:-1]:
+        inner = getattr(group, name, None) if name in _fields(group) else None
+        if not dataclasses.is_dataclass(inner):
+            break
+        group = inner
+    return ValueError(f"unknown setting {path!r}; {hint}{_listed(group)}")
 
 
-def _names(config: Any, prefix: str = "") -> str:
-    return ", ".join(prefix + item.name for item in dataclasses.fields(config))
+def _listed(config: Any) -> str:
+    """Where the names of the settings stand; here, if they are few."""
+    if isinstance(config, TrainConfig):
+        return "train.py --settings lists them all"
+    return f"valid here: {', '.join(_fields(config))}"
+
+
+def _fields(config: Any) -> list[str]:
+    return [item.name for item in dataclasses.fields(config)]
 
 
 def _types(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,6 +82,16 @@ def plan_world(*, gpus: int | None, processes: int) -> tuple[str, int]:
 
 def under_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def leave_it_to_rank_0() -> None:
+    """Where torchrun started several processes, end all but the first: it says what is wrong.
+
+    They wait before they end, since torchrun ends all others as soon as one has.
+    """
+    if under_torchrun() and os.environ["RANK"] != "0":
+        time.sleep(_HEAD_START)
+        sys.exit(2)
 
 
 def run_in_place(
@@ -155,6 +166,7 @@ def run_processes(
 
 
 _ERROR = 1000  # a wish above all signals
+_HEAD_START = 5.0  # seconds
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -220,7 +232,7 @@ class StopRequest:
     def reason(self) -> str:
         """Why, for the log."""
         if self.verdict > 128:
-            return f"by signal {self.verdict - 128}"
+            return "by Ctrl-C" if self._interrupted else f"by signal {self.verdict - 128}"
         return "by an error" + ("" if self.error else " of another process")
 
 

@@ -14,7 +14,7 @@ from model.loss import LossConfig
 from model.relicv2 import ReLICv2Config
 from model.resnet import ResNetConfig
 from pipeline.augment.recipe import LARGE_EVEN, LARGE_ODD, SMALL, MultiCropRecipe
-from training import PRESET_NAMES
+from training import DEFAULT_PRESET, PRESET_NAMES
 from training.config import TrainConfig, merged
 
 
@@ -169,8 +169,10 @@ def load_preset(name: str) -> TrainConfig:
     try:
         values = tomllib.loads(Path(name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"cannot read preset {name}: {error}") from error
-    base = values.pop("base", "imagenet-rn50")
+        raise ValueError(
+            f"cannot read preset {name}: {error}; presets are {', '.join(PRESETS)}, or a .toml file"
+        ) from error
+    base = values.pop("base", DEFAULT_PRESET)
     if not isinstance(base, str) or base not in PRESETS:
         raise ValueError(f"{name}: unknown base {base!r}; choose one of {', '.join(PRESETS)}")
     return merged(replace(PRESETS[base](), name=Path(name).stem), values)

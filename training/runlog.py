@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -220,6 +221,14 @@ class ProgressLine:
         return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
+def duration(seconds: float) -> str:
+    """Return how long something took, as a person says it."""
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def last_values(out: Path) -> dict[str, Any]:
     """Return the last value of each metric of a run; nothing where there is none."""
     path = out / "metrics.jsonl"
@@ -230,11 +239,34 @@ def last_values(out: Path) -> dict[str, Any]:
     return values
 
 
-def write_description(out: Path, config: TrainConfig, manifest: Manifest, world: World) -> None:
-    """Write config.json: what was run, by which command, on what, with which versions."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DescribedRun:
+    """What a run directory says of its run."""
+
+    config: TrainConfig
+    data: Path | None  # where its shards were; None: an older run, which does not say it
+
+
+def described_run(out: Path) -> DescribedRun | None:
+    """Return what config.json of a run directory says; None where there is none that is whole."""
+    try:
+        description = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        path = description["data"].get("path")
+        return DescribedRun(
+            config=from_dict(TrainConfig, description["config"]), data=path and Path(path)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_description(
+    out: Path, config: TrainConfig, manifest: Manifest, world: World, *, data: Path
+) -> None:
+    """Write config.json: what was run, by which command, on which shards, with which versions."""
     description = {
         "config": to_dict(config),
         "data": {
+            "path": str(data.absolute()),
             "num_samples": manifest.num_samples,
             "source": manifest.source,
             "index_sha256": manifest.index_sha256,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -16,11 +17,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Range = tuple[float, float]
 RGB = tuple[float, float, float]
 
-_CHOICES = {
-    "interpolation": ("bicubic", "bilinear"),
-    "jitter_style": ("byol", "torchvision"),
-    "mask_fill": ("constant", "random-gray", "image-mean", "other-image"),
-}
 _PROGRESSIVE_STEP = 16  # pixels; a size more means an executor, and kernels of the network, more
 _LARGEST_VIEW = 2048  # pixels; a mistyped size should not end as a failed allocation
 
@@ -33,21 +29,25 @@ class ViewRecipe:
         ValueError: a probability outside [0, 1], an empty or negative range.
     """
 
-    area: Range = (0.08, 1.0)  # share of the image that the crop covers, uniform
-    aspect: Range = (3 / 4, 4 / 3)  # width / height of the crop, log-uniform
-    flip_probability: float = 0.5
-    jitter_probability: float = 0.8
-    brightness: float = 0.4  # U(-b, b), added or, torchvision's style, a factor of 1 + that
-    contrast: float = 0.4  # factor about the mean of the view: U(1-c, 1+c)
-    saturation: float = 0.2  # factor: U(1-s, 1+s)
-    hue: float = 0.1  # added to HSV hue, in turns: U(-h, h)
-    grayscale_probability: float = 0.2
-    blur_probability: float = 1.0
-    blur_sigma: Range = (0.1, 2.0)  # pixels of the view, uniform
-    blur_divider: float = 10.0  # radius = int(view size / divider / 2) pixels
+    # share of the image that the crop covers, uniform [BYOL; small: SwAV]
+    area: Range = (0.08, 1.0)
+    aspect: Range = (3 / 4, 4 / 3)  # width / height of the crop, log-uniform [BYOL]
+    flip_probability: float = 0.5  # mirror left and right [BYOL]
+    jitter_probability: float = 0.8  # change the next four, in random order [BYOL]
+    # U(-b, b), added or, torchvision's style, a factor of 1 + that [BYOL]
+    brightness: float = 0.4
+    contrast: float = 0.4  # factor about the mean of the view: U(1-c, 1+c) [BYOL]
+    saturation: float = 0.2  # factor: U(1-s, 1+s) [BYOL]
+    hue: float = 0.1  # added to HSV hue, in turns: U(-h, h) [BYOL]
+    grayscale_probability: float = 0.2  # take the colour away [BYOL]
+    blur_probability: float = 1.0  # blur with a Gaussian [BYOL; small: unknown]
+    blur_sigma: Range = (0.1, 2.0)  # of the Gaussian, pixels of the view, uniform [BYOL]
+    blur_divider: float = 10.0  # radius of the Gaussian = int(view size / divider / 2) [BYOL]
+    # invert the levels above solarize_threshold [BYOL; small: unknown]
     solarize_probability: float = 0.0
-    solarize_threshold: float = 0.5
-    mask_probability: float = 0.0  # p_m: replace the background of the whole image before the crop
+    solarize_threshold: float = 0.5  # level in 0..1 [BYOL]
+    # p_m: replace the background of the whole image before the crop [recalled; small: paper]
+    mask_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter", "grayscale", "blur", "solarize", "mask"):
@@ -86,30 +86,40 @@ class MultiCropRecipe:
         ValueError: no large view, or a size below one pixel.
     """
 
-    num_large: int = 4
-    num_small: int = 2
-    large_size: int = 224
-    small_size: int = 96
-    # Progressive resizing: both sizes grow from this share of them, over so many epochs; 0: never
+    CHOICES: ClassVar = {
+        "interpolation": ("bicubic", "bilinear"),
+        "jitter_style": ("byol", "torchvision"),
+        "mask_fill": ("constant", "random-gray", "image-mean", "other-image"),
+    }
+
+    num_large: int = 4  # large views of an image; the target network sees only these [recalled]
+    num_small: int = 2  # small views of an image [recalled]
+    large_size: int = 224  # side of a large view, pixels [recalled]
+    small_size: int = 96  # side of a small view, pixels [recalled]
+    # views grow over progressive_epochs, from this share of their sides [ours]
     progressive_start: float = 0.5
-    progressive_epochs: int = 0
+    progressive_epochs: int = 0  # epochs in which views grow; 0: full size from the start [ours]
     large_even: ViewRecipe = field(default=LARGE_EVEN)
     large_odd: ViewRecipe = field(default=LARGE_ODD)
     small: ViewRecipe = field(default=SMALL)
-    interpolation: str = "bicubic"  # bicubic | bilinear
-    antialias: bool = False  # True: widen the kernel when a crop is made smaller, as torchvision
+    interpolation: str = "bicubic"  # how a crop is resized [BYOL]
+    # true: widen the kernel when a crop is made smaller, as torchvision does [BYOL]
+    antialias: bool = False
     # byol: brightness is added, contrast about the mean of each channel, HSV saturation;
-    # torchvision: brightness is a factor, contrast about the mean gray, saturation mixes with gray
+    # torchvision: brightness is a factor, contrast about the mean gray, saturation mixes
+    # with gray [BYOL]
     jitter_style: str = "byol"
-    mask_threshold: float = 0.5  # salience above it is foreground
-    mask_min_coverage: float = 0.01  # masks that cover less are degenerate: the view stays unmasked
-    mask_max_coverage: float = 1.0  # and so are masks that cover more
-    # What the background becomes. constant: mask_color; random-gray: one level per image;
-    # image-mean: the mean of the whole image; other-image: the image half a batch away, stretched
+    mask_threshold: float = 0.5  # salience above it is foreground [unknown]
+    # masks that cover a smaller share of the image are not used: the view stays as it is [unknown]
+    mask_min_coverage: float = 0.01
+    mask_max_coverage: float = 1.0  # nor are masks that cover a larger share [unknown]
+    # what the background becomes. constant: mask_color; random-gray: one level per image;
+    # image-mean: the mean of the whole image; other-image: the image half a batch away,
+    # stretched [recalled]
     mask_fill: str = "constant"
-    mask_color: RGB = IMAGENET_MEAN  # RGB in 0..1; of the fill `constant`
-    mean: RGB = IMAGENET_MEAN
-    std: RGB = IMAGENET_STD
+    mask_color: RGB = IMAGENET_MEAN  # of mask_fill=constant, RGB in 0..1 [unknown]
+    mean: RGB = IMAGENET_MEAN  # subtracted from views, RGB in 0..1 [BYOL]
+    std: RGB = IMAGENET_STD  # views are divided by it [BYOL]
 
     def __post_init__(self) -> None:
         if self.num_large < 1 or self.num_small < 0:
@@ -127,7 +137,7 @@ class MultiCropRecipe:
                 "progressive resizing needs progressive_epochs >= 0 and progressive_start in "
                 f"(0, 1], got {self.progressive_epochs} and {self.progressive_start}"
             )
-        for name, choices in _CHOICES.items():
+        for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}"

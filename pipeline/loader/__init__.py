@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,24 +56,28 @@ class LoaderConfig:
         ValueError: unknown decoder, a negative or zero size, a share outside 0..1.
     """
 
-    decoder: str = "auto"  # turbojpeg | dali | dali-gpu; auto: turbojpeg, unless cores are too few
-    executor: str = "auto"  # fused | compiled | dali | reference; auto: fused on a GPU, or compiled
-    threads: int = 0  # for decoding and for views, per process; 0: as many as it may use cores
-    prefetch: int = 2  # batches of views ready ahead of the step
-    max_bad: int = 10  # samples that may turn out undecodable before the run stops
-    stall_seconds: float = 300.0  # without any progress of a stage: it is stuck, and the run stops
-    gpu_decode_share: ShareOrAuto = "auto"  # for dali-gpu: part of the samples, for the GPU
-    hw_decoder_load: ShareOrAuto = "auto"  # part of the GPU's samples, for its JPEG engine
+    CHOICES: ClassVar = {"decoder": DECODERS, "executor": EXECUTORS}
+
+    # what decodes JPEGs; auto: turbojpeg, or dali-gpu where a GPU has too few cores [ours]
+    decoder: str = "auto"
+    executor: str = "auto"  # what makes the views; auto: fused on a GPU, else compiled [ours]
+    # for decoding and for views, per process; 0: one for each core that it may use [ours]
+    threads: int = 0
+    prefetch: int = 2  # batches of views that are ready ahead of the step [ours]
+    max_bad: int = 10  # samples that may turn out undecodable before the run stops [ours]
+    # seconds without any progress of a stage, after which the run stops [ours]
+    stall_seconds: float = 300.0
+    # of dali-gpu: share of the samples that the GPU decodes; auto: measured at the start [ours]
+    gpu_decode_share: ShareOrAuto = "auto"
+    # share of the GPU's samples that its JPEG engine decodes; auto: measured [ours]
+    hw_decoder_load: ShareOrAuto = "auto"
 
     def __post_init__(self) -> None:
-        if self.decoder not in DECODERS:
-            raise ValueError(
-                f"unknown decoder {self.decoder!r}; choose one of {', '.join(DECODERS)}"
-            )
-        if self.executor not in EXECUTORS:
-            raise ValueError(
-                f"unknown executor {self.executor!r}; choose one of {', '.join(EXECUTORS)}"
-            )
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
         if self.threads < 0 or self.max_bad < 0 or self.prefetch < 1 or self.stall_seconds <= 0:
             raise ValueError(
                 "loader needs threads >= 0, max_bad >= 0, prefetch >= 1, stall_seconds > 0; got "

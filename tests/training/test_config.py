@@ -1,7 +1,8 @@
 """Configuration: every setting has a path, a type and a message when it is wrong."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,20 @@ from training.config import (
     TrainConfig,
     apply_settings,
     differences,
+    doubts,
     flattened,
     from_dict,
     merged,
     to_dict,
 )
 from training.presets import PRESETS, load_preset
+from training.settings_list import (
+    SOURCES,
+    listed_settings,
+    meanings,
+    settings_text,
+    shown,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,8 +73,18 @@ def test_later_settings_win():
     assert apply_settings(TrainConfig(), ["epochs=7", "epochs=9"]).epochs == 9
 
 
-def test_a_name_that_occurs_once_stands_for_its_path():
-    config = apply_settings(TrainConfig(), ["executor=compiled", "temperature=0.2", "epochs=3"])
+def test_an_end_of_a_path_that_occurs_once_stands_for_it():
+    config = apply_settings(
+        TrainConfig(),
+        [
+            *("executor=compiled", "temperature=0.2", "epochs=3", "encoder.width=0.5"),
+            *("large_even.blur_probability=0.2", "name=mine"),
+        ],
+    )
+    assert config.model.encoder.width == 0.5
+    assert config.recipe.large_even.blur_probability == 0.2
+    assert config.recipe.large_odd == TrainConfig().recipe.large_odd
+    assert (config.name, config.optimizer.name) == ("mine", "lars")
     assert config.loader.executor == "compiled"
     assert config.loss.temperature == 0.2
     assert config.epochs == 3
@@ -75,11 +94,11 @@ def test_a_name_that_occurs_once_stands_for_its_path():
     ("setting", "message"),
     [
         ("hue=0.2", "'hue' is one of several: recipe.large_even.hue, recipe.large_odd.hue, rec"),
-        ("epochs", "--set takes path=value, got 'epochs'"),
-        ("epoch=3", "unknown setting 'epoch'; did you mean epochs\\? valid here: name, recipe"),
+        ("epochs", "--set takes name=value, got 'epochs'; train.py --settings lists them all"),
+        ("epoch=3", "unknown setting 'epoch'; did you mean epochs\\? train.py --settings lists"),
         ("loss.temp=3", "unknown setting 'loss.temp'; .*valid here: temperature"),
         ("loss=3", "loss holds settings of its own: loss.temperature"),
-        ("epochs.x=3", "epochs has no settings of its own"),
+        ("epochs.x=3", "unknown setting 'epochs.x'; did you mean epochs"),
         ("epochs=many", "epochs takes a whole number, got 'many'"),
         ("loss.temperature=hot", "loss.temperature takes a number, got 'hot'"),
         ("model.predictor=yes", "model.predictor takes true or false, got 'yes'"),
@@ -89,7 +108,7 @@ def test_a_name_that_occurs_once_stands_for_its_path():
         ("window_gigabytes=-1", "order.window_gigabytes must not be negative, got -1.0"),
         ("block_megabytes=0", "order.block_megabytes must be above zero, got 0.0"),
         ("milestone_every=-1", "milestone_every must not be negative, got -1"),
-        ("precision=float8", "unknown precision 'float8'"),
+        ("precision=float8", "unknown precision 'float8'; choose one of auto"),
         ("gpu_decode_share=half", "gpu_decode_share takes a number or auto, got 'half'"),
         ("hw_decoder_load=2", "hw_decoder_load must lie in 0..1 or be auto, got 2.0"),
         ("decoder=nvjpeg", "unknown decoder 'nvjpeg'; choose one of auto, .*, dali-gpu"),
@@ -100,6 +119,61 @@ def test_a_name_that_occurs_once_stands_for_its_path():
 def test_wrong_settings_say_what_to_do(setting, message):
     with pytest.raises(ValueError, match=message):
         apply_settings(TrainConfig(), [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("lr", "optimizer.base_learning_rate"),
+        ("learning_rate", "optimizer.base_learning_rate"),
+        ("batch", "global_batch_size"),
+        ("bs", "global_batch_size"),
+        ("temperatur", "loss.temperature"),
+        ("tau", "loss.temperature or target_decay"),
+        ("loss.tau", "loss.temperature or target_decay"),
+        ("num-workers", "loader.threads"),
+        ("encoder.widht", "model.encoder.width"),
+        ("Epoch", "epochs"),
+        ("small.blur", "recipe.small.blur_probability"),
+        ("keep", "keep_checkpoints"),
+    ],
+)
+def test_wrong_names_are_compared_with_all_settings(setting, meant):
+    with pytest.raises(ValueError, match=f"unknown setting '{setting}'; did you mean {meant}"):
+        apply_settings(TrainConfig(), [f"{setting}=0.3"])
+    values = {"optimizer": {"lr": 0.3}}
+    with pytest.raises(ValueError, match=r"'optimizer\.lr'; did you mean optimizer\.base_learning"):
+        merged(TrainConfig(), values)
+
+
+def test_no_name_is_near_to_one_that_is_like_none():
+    with pytest.raises(ValueError, match=r"unknown setting 'zzz'; train\.py --settings lists"):
+        apply_settings(TrainConfig(), ["zzz=1"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["base_learning_rate=1e9"], "optimizer.base_learning_rate=1e.09 times .* will diverge"),
+        (["base_learning_rate=0"], "nothing is learned"),
+        (["contrastive_weight=0"], "embeddings may collapse"),
+        (["temperature=20"], "loss.temperature=20: methods of this kind use 0.05 to 0.5"),
+        (["target_decay=1"], "never moves"),
+    ],
+)
+def test_what_can_hardly_be_meant_is_doubted(settings, said):
+    (doubt,) = doubts(apply_settings(TrainConfig(), settings))
+    assert re.search(said, doubt)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_no_preset_is_doubted(name):
+    assert doubts(load_preset(name)) == []
+
+
+def test_nothing_to_learn_is_refused():
+    with pytest.raises(ValueError, match="are both 0: nothing would be learned"):
+        apply_settings(TrainConfig(), ["contrastive_weight=0", "invariance_weight=0"])
 
 
 def test_a_toml_file_is_laid_over_its_base(tmp_path):
@@ -143,7 +217,7 @@ def test_wrong_toml_files_say_what_to_do(tmp_path, text, message):
 def test_unknown_presets_list_the_known():
     with pytest.raises(ValueError, match="unknown preset 'imagenet'; choose one of imagenet-rn50"):
         load_preset("imagenet")
-    with pytest.raises(ValueError, match=r"cannot read preset missing\.toml"):
+    with pytest.raises(ValueError, match=r"preset missing\.toml: .*; presets are imagenet-rn50"):
         load_preset("missing.toml")
 
 
@@ -172,3 +246,52 @@ def test_every_setting_is_in_the_provenance_table():
         if not path.startswith("loader.") and f"{name}`" not in text:
             missing.append(path)
     assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_setting_is_listed_with_its_meaning_and_source(name):
+    config = load_preset(name)
+    listed = listed_settings(config)
+    assert {each.path: each.value for each in listed} == dict(flattened(config))
+    for each in listed:
+        assert len(each.meaning) > 8, each.path
+        words = [part.removeprefix("small: ") for part in each.source.split("; ")]
+        assert set(words) <= set(SOURCES), (each.path, each.source)
+    text = settings_text(config)
+    assert max(map(len, text.splitlines())) <= 80
+    for path, _ in flattened(config):
+        assert f"\n{path} = " in text
+
+
+def test_a_listed_setting_has_choices_and_the_default():
+    text = settings_text(load_preset("small-images"))
+    assert "loss.kl_form = swap_roles\n    which distributions the KL divergence compares" in text
+    assert "one of swap_roles,\n    swap_views [deduced]" in text
+    assert "epochs = 100  (default 1000)\n    passes over the data set [recalled]" in text
+    assert "this\n    times global_batch_size / 256 [BYOL; recalled]" in text
+    (decoder,) = (e for e in listed_settings(TrainConfig()) if e.path == "loader.decoder")
+    assert decoder.choices == ("auto", "turbojpeg", "dali", "dali-gpu")
+
+
+@dataclass
+class Bare:
+    size: int = 3
+
+
+@dataclass
+class Unsourced:
+    size: int = 3  # of something
+
+
+@pytest.mark.parametrize("kind", [Bare, Unsourced])
+def test_a_setting_without_a_meaning_and_a_source_is_an_error(kind):
+    with pytest.raises(ValueError, match=r"size needs a comment that ends with its \[source\]"):
+        meanings(kind)
+
+
+def test_what_a_listed_value_looks_like_is_what_set_takes():
+    listed = listed_settings(load_preset("demo"))
+    config = apply_settings(TrainConfig(), [f"{each.path}={shown(each.value)}" for each in listed])
+    assert [shown(each.value) for each in listed_settings(config)] == [
+        shown(each.value) for each in listed
+    ]

@@ -122,13 +122,13 @@ def test_a_new_or_an_own_directory_is_accepted(tmp_path, manifest):
     config = TrainConfig()
     check_same_run(tmp_path / "new", config, manifest)
     check_same_run(tmp_path, config, manifest)
-    write_description(tmp_path, config, manifest, World())
+    write_description(tmp_path, config, manifest, World(), data=tmp_path)
     check_same_run(tmp_path, config, manifest)
     check_same_run(tmp_path, apply_settings(config, ["loader.threads=7"]), manifest)
 
 
 def test_another_run_is_refused(tmp_path, manifest):
-    write_description(tmp_path, TrainConfig(), manifest, World())
+    write_description(tmp_path, TrainConfig(), manifest, World(), data=tmp_path)
     (tmp_path / "checkpoint-00000001.pt").touch()
     with pytest.raises(ValueError, match=r"other settings \(seed was 0, is 4\)"):
         check_same_run(tmp_path, apply_settings(TrainConfig(), ["seed=4"]), manifest)
