@@ -1,9 +1,10 @@
 import io
 import json
 from base64 import b64decode
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,12 @@ from evaluation.report import (
     summary_section,
     throughput_section,
     views_section,
+    write_report,
 )
 from evaluation.results import (
     DataSummary,
     EvaluationResult,
+    against_untrained,
     read_results,
     result_from_dict,
     write_result,
@@ -334,3 +337,100 @@ def test_a_description_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"config": {}}')
     with pytest.raises(ValueError, match="does not describe a run"):
         run_sections(tmp_path)
+
+
+def told(trained: float, untrained: float, samples: int, **changes: Any) -> str:
+    both = [result(top1=trained), result(untrained=True, top1=untrained)]
+    test = DataSummary(shards="val", samples=samples, classes=10)
+    return against_untrained([replace(both[0], test=test), replace(both[1], **changes)], "knn")
+
+
+def test_trained_is_better_only_beyond_two_standard_errors() -> None:
+    test = DataSummary(shards="val", samples=736, classes=10)
+    close = told(52.4, 51.2, 736, test=test)
+    assert close.startswith("Trained is not better than untrained: the difference is +1.2 points")
+    assert "a standard error of 2.6" in close
+    assert told(60.0, 51.2, 736, test=test).startswith("Trained is better than untrained")
+    assert "it is worse" in told(40.0, 51.2, 736, test=test)
+    assert told(100.0, 0.0, 1, test=replace(test, samples=1)).startswith("Trained is not better")
+    assert told(60.0, 51.2, 700, test=test) == ""  # other images
+    assert against_untrained([result()], "knn") == ""
+
+
+def test_a_result_of_an_older_version_is_read() -> None:
+    new = {"top1_standard_error", "top5_standard_error", "classes", "confusions", "neighbours"}
+    old = {name: value for name, value in asdict(result()).items() if name not in new}
+    found = result_from_dict(json.loads(json.dumps(old)))
+    assert found.top1_standard_error == pytest.approx((62.5 * 37.5 / 3925) ** 0.5)
+    assert "what each class" not in evaluation_section([found]).body
+
+
+def test_top_five_is_shown_from_eleven_classes_on() -> None:
+    ten, eleven = result(), replace(result(), train=DataSummary(shards="t", samples=9, classes=11))
+    assert "top-5" not in evaluation_section([ten]).body
+    assert "90.0 % ± 0.5" in evaluation_section([eleven]).body
+
+
+def classes(count: int) -> list[dict[str, Any]]:
+    return [
+        {"name": f"<{i}>", "samples": 4, "top1": 25.0, "top1_standard_error": 21.7}
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", ["<1>", "caf\udce9"])
+def test_confusions_of_few_classes_are_a_matrix(name: str) -> None:
+    confusions = [{"name": "<0>", "taken_for": name, "samples": 3}]
+    page = Page(
+        evaluation_section([replace(result(), classes=classes(2), confusions=confusions)]).body
+    )
+    row = page.words[page.words.index("1 <0>") :]
+    assert [word for word in row if word in ("25", "75")][:2] == ["25", "75"]
+    assert "± 22" in row
+
+
+def test_of_many_classes_the_extremes_are_shown() -> None:
+    many = replace(result(), classes=classes(30))
+    assert "the 8 worst and the 8 best of 30 classes" in Page(evaluation_section([many]).body).text
+
+
+def test_charts_have_chance_and_the_error_of_each_accuracy() -> None:
+    lines = [line(i, accuracy=0.1, knn_top1=40.0) for i in (1, 2)]
+    lines[1] |= {"knn_standard_error": 1.84, "knn_chance": 10.1}
+    section = curves_section(lines, negatives=50)
+    assert section.body.count('class="level" x1') == 3  # loss, kNN, contrastive accuracy
+    text = Page(section.body).text
+    assert "chance, ln(51) 3.932" in text
+    assert "40.00 ± 1.84" in text
+    assert "chance 10.10" in text
+    assert "leave-one-out" in section.lead
+
+
+def test_legends_have_even_digits_and_memory_is_in_gigabytes() -> None:
+    first = {"step": 1, "loss": 3.9405, "contrastive": 3.9, "skipped_steps": 0}
+    section = curves_section([first])
+    assert {"3.941", "3.900"} <= set(Page(section.body).words)
+    assert "kipped" not in section.body
+    memory = throughput_section([{"step": 1, "peak_host_bytes": 8.85e8, "skipped_steps": 0}])
+    assert "0.8850" in Page(memory.body).words
+    assert "Skipped" not in memory.body
+    skipped = throughput_section([{"step": 1, "skipped_steps": 2}])
+    assert "Skipped steps" in Page(skipped.body).words
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    section = evaluation_section([replace(result(), notes=["caf\udce9"])])
+    write_report(path, [section])
+    before = path.read_bytes()
+
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("files.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(path, [])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
