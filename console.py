@@ -118,6 +118,17 @@ def answer_usage(command: click.Command) -> None:
         sys.exit(shown)
 
 
+def spin_briefly() -> None:
+    """Let idle OpenMP threads sleep after microseconds instead of spinning for milliseconds.
+
+    Beside another busy process, spinning threads keep those that work from their cores. libgomp,
+    which torch's CPU kernels use, reads this once: call it before torch is imported. What the user
+    has set counts.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def outlive_output() -> None:
     """Let writing to standard output and standard error fail without ending the command.
 

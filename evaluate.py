@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output
+from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output, spin_briefly
 
 
 @click.group(context_settings=HELP_NAMES)
@@ -122,6 +122,7 @@ def linear(protocol: str, settings: tuple[str, ...], **asked: Any) -> None:
 
 if __name__ == "__main__":
     outlive_output()
+    spin_briefly()
     answer_usage(main)  # before the imports below, which take seconds
 
 import torch

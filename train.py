@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output
+from console import HELP_NAMES, Command, Refused, answer_usage, outlive_output, spin_briefly
 from training import DEFAULT_PRESET, PRESET_NAMES
 
 
@@ -146,6 +146,7 @@ def main(
 
 if __name__ == "__main__":
     outlive_output()
+    spin_briefly()
     answer_usage(main)  # before the imports below, which take seconds
 
 import torch
@@ -276,6 +277,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         meter = Meter(loader, world, stop.fail, guard.skipped, log)
         writer = stack.enter_context(open_writer(out, config, plan, world, log.say, stop.fail))
         saved = step
+        if step == 0 and monitor.due(step, plan.sampler.steps_per_epoch, last=False):
+            measure(monitor, model, log, meter, step, world)
         for batch in agreed_batches(loader, stop):
             terms = train_step(model, optimizer, batch, config, plan, step, world, guard)
             step += 1
@@ -289,10 +292,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             if saving:
                 writer.save(step, model, optimizer)
                 saved = step
-            if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
-                if figures := monitor.measure(model.online.encoder, meter.bad_samples):
-                    log.write(step, **figures)
-                meter.restart()  # the measurement is no part of the training's speed
+            if monitor.due(step, plan.sampler.steps_per_epoch, last=last):
+                measure(monitor, model, log, meter, step, world)
         if stop.verdict and step > saved:
             record(log, meter, terms, config, plan, step)
             writer.save(step, model, optimizer)
@@ -327,6 +328,21 @@ def conclude(
         f"{finished}; encoder: {path}\n"
         f"evaluate: python evaluate.py knn --checkpoint {shlex.quote(str(out))} --train {data}"
     )
+
+
+def measure(
+    monitor: KnnMonitor,
+    model: ReLICv2,
+    log: RunLog | SilentLog,
+    meter: Meter,
+    step: int,
+    world: World,
+) -> None:
+    """Write the encoder's kNN accuracy, on rank 0; it is no part of the training's speed."""
+    if world.is_main:
+        if figures := monitor.measure(model.online.encoder, meter.bad_samples):
+            log.write(step, **figures)
+        meter.restart()
 
 
 def record(

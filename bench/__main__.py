@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from console import Group, outlive_output
+from console import Group, outlive_output, spin_briefly
 
 bench = Group(
     "bench",
@@ -25,4 +25,5 @@ bench = Group(
 
 if __name__ == "__main__":
     outlive_output()
+    spin_briefly()
     bench(prog_name="python -m bench")

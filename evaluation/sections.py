@@ -65,6 +65,14 @@ _CURVES = (
         level="knn_chance",
     ),
     _Plot(
+        title="kNN accuracy on validation images",
+        unit="% right, by neighbours among training images",
+        keys={"knn_top1_validation": "top-1"},
+        marks=True,
+        error="knn_standard_error",
+        level="knn_chance",
+    ),
+    _Plot(
         title="Contrastive accuracy",
         unit="% of anchors nearest to their own image",
         keys={"accuracy": "accuracy"},
@@ -86,6 +94,12 @@ _THROUGHPUT = (
         title="Waiting for data",
         unit="% of the time",
         keys={"wait_share": "waiting"},
+        factor=100,
+    ),
+    _Plot(
+        title="Other work on the cores",
+        unit="% of their time",
+        keys={"other_work": "other processes"},
         factor=100,
     ),
     _Plot(

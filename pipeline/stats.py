@@ -16,6 +16,8 @@ from dataclasses import dataclass
 STAGES = ("read", "decode", "augment")
 FED = 0.01  # waiting below this share of the time: the step, not the pipeline, sets the speed
 
+OTHER_WORK = "cores busy with other work"  # the bottleneck of a step on cores that others use too
+
 Beat = Callable[[int], object]  # called with a sample id when work on it begins
 
 

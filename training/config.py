@@ -36,6 +36,7 @@ FREE_TO_CHANGE = (
     "milestone_every",
     "max_skipped",
     "monitor_every",
+    "monitor_shards",
     "patience_seconds",
     "loader.threads",
     "loader.prefetch",
@@ -108,6 +109,8 @@ class TrainConfig:
     keep_checkpoints: int = 3  # newest ones that are kept [ours]
     milestone_every: int = 0  # epochs between two checkpoints kept for good; 0: none [ours]
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never [ours]
+    # labelled shards whose images kNN classifies; empty: training images among each other [ours]
+    monitor_shards: str = ""
     patience_seconds: float = PATIENCE_SECONDS  # so long a process waits for another [ours]
     # steps in a row that are not finite, and skipped, before the run stops [ours]
     max_skipped: int = 10

@@ -8,8 +8,10 @@ loader's figures those of the rank that waits longest, for which all others wait
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +23,15 @@ from model.guard import SkippedSteps
 from model.loss import LossTerms
 from pipeline.loader import MultiCropLoader
 from pipeline.loader.decode import TooManyBadSamples, too_many
-from pipeline.stats import STAGES, LoaderStats, bottleneck
+from pipeline.stats import OTHER_WORK, STAGES, LoaderStats, bottleneck
 from training.config import TrainConfig
 from training.launch import World
 from training.peak_memory import peak_memory
 from training.plan import Plan
 from training.runlog import RunLog, SilentLog
+
+# Of the time of the cores: a step on a CPU that loses more to other processes is slowed by them.
+_DISTURBED = 0.2
 
 
 class Diverged(RuntimeError):
@@ -61,15 +66,17 @@ class Meter:
     def restart(self) -> None:
         """Begin the next log line's time now."""
         self._last = (time.perf_counter(), self._loader.stats())
+        self._cores = core_seconds()
 
     def read(self, terms: LossTerms, config: TrainConfig, plan: Plan, step: int) -> dict[str, Any]:
         """Return the values of the steps since the last call. Waits for the device."""
         self._collect_bad_samples(config.loader.max_bad)
         self._collect_skipped_steps(plan)
         losses = self._averaged(terms)
-        then, before = self._last
+        (then, before), cores = self._last, self._cores
         self.restart()
         now, stats = self._last
+        other = other_work(cores, self._cores)
         images = (stats.images - before.images) * self._world.size
         return {
             "epoch": step / plan.sampler.steps_per_epoch,
@@ -78,7 +85,7 @@ class Meter:
             "learning_rate": plan.learning_rate(config, step - 1),
             "target_decay": plan.target_decay(config, step - 1),
             "images_per_second": images / (now - then),
-            **self._feeding(stats, before, now - then),
+            **self._feeding(stats, before, now - then, other),
             "bad_samples": len(self.bad_samples),
             "skipped_steps": len(self.skipped_steps),
             **self._memory(),
@@ -94,12 +101,18 @@ class Meter:
                 "again"
             )
 
-    def _feeding(self, now: LoaderStats, before: LoaderStats, seconds: float) -> dict[str, Any]:
-        """Shares of the time since the last line, of the rank that waited longest for views."""
+    def _feeding(
+        self, now: LoaderStats, before: LoaderStats, seconds: float, other: float
+    ) -> dict[str, Any]:
+        """Shares of the time since the last line, of the rank that waited longest for views.
+
+        `other_work` is that of the rank that has most of it.
+        """
         asked = max(now.places_asked - before.places_asked, 1)
         own = {
             "wait_share": (now.wait_seconds - before.wait_seconds) / seconds,
             "queue_occupancy": (now.places_filled - before.places_filled) / asked,
+            "other_work": other,
         }
         for stage in STAGES:
             own[f"{stage}_busy"] = (now.busy[stage] - before.busy[stage]) / seconds
@@ -108,8 +121,12 @@ class Meter:
         slowest = max(range(len(every)), key=lambda rank: every[rank][0])
         figures: dict[str, Any] = dict(zip(own, every[slowest], strict=True))
         figures["queue_occupancy"] = min(values[1] for values in every)
+        figures["other_work"] = max(values[2] for values in every)
         busy = {stage: figures[f"{stage}_busy"] for stage in STAGES}
         figures["bottleneck"] = bottleneck(figures["wait_share"], busy)
+        on_cpu = self._world.device.type == "cpu"
+        if on_cpu and figures["bottleneck"] == "step" and figures["other_work"] > _DISTURBED:
+            figures["bottleneck"] = OTHER_WORK
         return figures | ({"slowest_rank": slowest} if len(every) > 1 else {})
 
     def _memory(self) -> dict[str, float]:
@@ -166,3 +183,23 @@ class Meter:
             self.bad_samples |= found
         if len(self.bad_samples) > budget:
             self._fail(TooManyBadSamples(too_many(self.bad_samples, budget)))
+
+
+def core_seconds() -> tuple[float, float, float]:
+    """Seconds so far: of all work on this process's cores, of its own, and of the cores' time."""
+    busy = whole = 0.0
+    own = os.sched_getaffinity(0)
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in own:
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, ticks[:8])
+            busy += user + nice + system + irq + softirq + steal
+            whole += idle + iowait
+    tick = os.sysconf("SC_CLK_TCK")
+    return busy / tick, time.process_time(), (busy + whole) / tick
+
+
+def other_work(before: tuple[float, float, float], now: tuple[float, float, float]) -> float:
+    """Return the share of the cores' time between two `core_seconds` that others have used."""
+    busy, own, whole = (later - earlier for later, earlier in zip(now, before, strict=True))
+    return min(max((busy - own) / whole, 0.0), 1.0) if whole else 0.0

@@ -1,22 +1,26 @@
 """kNN accuracy of the encoder while it trains, when labels exist: to watch, never to choose by.
 
 Some samples of the training shards, always the same, are classified by their neighbours among each
-other; their centre crops go through the online encoder in evaluation mode, which leaves it alone.
+other, or samples of other shards (`monitor_shards`) by their neighbours among those. Centre crops
+go through the online encoder in evaluation mode, which leaves it alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from evaluation.accuracy import standard_error
 from evaluation.features import extract_features
-from evaluation.knn import KnnConfig, leave_one_out_accuracy
+from evaluation.knn import KnnConfig, knn_accuracy, leave_one_out_accuracy
+from evaluation.subject import check_known_classes, labelled, to_training_labels
+from pipeline.batch import Ids
 from pipeline.loader import evaluation_views
 from pipeline.rng import Stream, random_words
-from pipeline.shards import Shards
+from pipeline.shards import Shards, open_shards
 from training.allocator import give_freed_memory_back
 from training.config import TrainConfig
 from training.launch import World
@@ -27,10 +31,10 @@ _MAX_BATCH = 256
 
 
 def num_measured(shards: Shards, config: TrainConfig) -> int:
-    """How many samples a measurement takes; 0: there is none in this run."""
-    labelled = int((shards.labels >= 0).sum())
-    wanted = config.monitor_every > 0 and labelled >= _MIN_SAMPLES
-    return min(labelled, _MAX_SAMPLES) if wanted else 0
+    """How many samples of these shards a measurement takes; 0: there is none in this run."""
+    count = len(labelled(shards))
+    wanted = config.monitor_every > 0 and count >= _MIN_SAMPLES
+    return min(count, _MAX_SAMPLES) if wanted else 0
 
 
 def batch_measured(shards: Shards, config: TrainConfig, world_size: int) -> int:
@@ -43,6 +47,9 @@ class KnnMonitor:
     """Measures on rank 0, while the others wait at their next collective.
 
     `fail` is told of an error.
+
+    Raises:
+        ValueError: `monitor_shards` are no shards, have no labels, or classes of their own.
     """
 
     def __init__(
@@ -54,28 +61,19 @@ class KnnMonitor:
     ) -> None:
         self._shards, self._config, self._world = shards, config, world
         self._fail = fail
-        labelled = np.flatnonzero(shards.labels >= 0)
-        words = random_words(
-            seed=0,
-            stream=Stream.EVALUATION,
-            epoch=0,
-            sample_ids=labelled,
-            num_views=1,
-            num_draws=1,
-        )
-        chosen = np.argsort(words[:, 0, 0], kind="stable")[: num_measured(shards, config)]
-        self._ids = np.sort(labelled[chosen])
+        self._ids = _chosen(shards, num_measured(shards, config))
+        self._queries = _opened_queries(shards, config) if len(self._ids) else None
 
     def due(self, step: int, steps_per_epoch: int, *, last: bool) -> bool:
         """Whether to measure after so many completed steps; the same on every rank."""
         every = self._config.monitor_every * steps_per_epoch
-        return len(self._ids) > 0 and (last or step % every == 0)
+        return len(self._ids) > 0 and (last or step % every == 0)  # step 0: not trained yet
 
     def measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
         """Return the accuracy of the encoder as it is; `bad_samples` gets those it met.
 
         {"knn_top1", "knn_standard_error", "knn_chance"} in percent; chance is the share of the most
-        frequent class.
+        frequent class. Of `monitor_shards` the first is "knn_top1_validation".
 
         An error goes to `fail`, and nothing is returned: the run is to be saved, as after an error
         of its own loader.
@@ -90,12 +88,36 @@ class KnnMonitor:
             give_freed_memory_back()
 
     def _measure(self, encoder: nn.Module, bad_samples: dict[int, str]) -> dict[str, float]:
+        config, device = KnnConfig(k=20, more_k=()), self._world.device
+        features, labels = self._features(encoder, self._shards, self._ids, bad_samples)
+        if self._queries is None:
+            name = "knn_top1"
+            (result,) = leave_one_out_accuracy(features, labels, config=config, device=device)
+        else:
+            name = "knn_top1_validation"
+            ids = _chosen(self._queries, min(len(labelled(self._queries)), _MAX_SAMPLES))
+            queries, found = self._features(encoder, self._queries, ids, {})
+            bank_labels, labels = labels, to_training_labels(found, self._shards, self._queries)
+            (result,) = knn_accuracy(
+                features, bank_labels, queries, labels, config=config, device=device
+            )
+        top1, samples = result.weighted.top1, len(labels)
+        return {
+            name: top1,
+            "knn_standard_error": standard_error(top1, samples),
+            "knn_chance": 100 * int(labels.bincount().max()) / samples,
+        }
+
+    def _features(
+        self, encoder: nn.Module, shards: Shards, ids: Ids, bad_samples: dict[int, str]
+    ) -> tuple[Tensor, Tensor]:
+        """Features [N, D] and labels [N] of labelled samples; `bad_samples` gets those it met."""
         with evaluation_views(
-            self._shards,
+            shards,
             size=self._config.recipe.large_size,
             batch_size=batch_measured(self._shards, self._config, self._world.size),
             config=self._config.loader,
-            sample_ids=self._ids,
+            sample_ids=ids,
             device=self._world.device,
         ) as views:
             try:
@@ -103,14 +125,23 @@ class KnnMonitor:
             finally:
                 bad_samples |= views.bad_by_id
         known = labels >= 0  # a bad sample may have been replaced by an unlabelled one
-        config = KnnConfig(k=20, more_k=())
-        device = self._world.device
-        (result,) = leave_one_out_accuracy(
-            features[known], labels[known], config=config, device=device
-        )
-        top1, samples = result.weighted.top1, int(known.sum())
-        return {
-            "knn_top1": top1,
-            "knn_standard_error": standard_error(top1, samples),
-            "knn_chance": 100 * int(labels[known].bincount().max()) / samples,
-        }
+        return features[known], labels[known]
+
+
+def _chosen(shards: Shards, count: int) -> Ids:
+    """Return so many labelled samples, ascending, always the same ones."""
+    ids = labelled(shards)
+    words = random_words(
+        seed=0, stream=Stream.EVALUATION, epoch=0, sample_ids=ids, num_views=1, num_draws=1
+    )
+    return np.sort(ids[np.argsort(words[:, 0, 0], kind="stable")[:count]])
+
+
+def _opened_queries(shards: Shards, config: TrainConfig) -> Shards | None:
+    if not config.monitor_shards:
+        return None
+    queries = open_shards(Path(config.monitor_shards))
+    if not len(labelled(queries)):
+        raise ValueError(f"monitor_shards={config.monitor_shards} has no labels; leave it empty")
+    check_known_classes(shards, queries)
+    return queries

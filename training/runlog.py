@@ -20,7 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +32,7 @@ from model.collapse import collapse_warning
 from pipeline.loader.decode import bad_lines
 from pipeline.shards import Manifest
 from pipeline.shards.described import mask_summary
+from pipeline.stats import OTHER_WORK
 from training.config import TrainConfig, differences, from_dict, to_dict
 from training.launch import World
 
@@ -42,6 +43,7 @@ BAD_SAMPLES_NAME = "bad_samples.json"
 SKIPPED_STEPS_NAME = "skipped_steps.json"
 _IDS_IN_A_LINE = 16  # of a skipped step; the file has all of them
 _PLAIN_SECONDS = 5.0  # between progress lines where there is no terminal
+_WIDE = 110  # columns, from which on a live line has a bar
 
 
 class RunLog:
@@ -181,10 +183,11 @@ class ProgressLine:
         self._bar: Progress | None = None
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.completed}/{task.total}  {task.fields[text]}"),
+                TextColumn("{task.completed}/{task.total}"),
+                *([BarColumn(bar_width=20)] if self._console.width >= _WIDE else []),
+                TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(compact=True),
+                TextColumn("left"),
                 console=self._console,
             )
             self._task: TaskID = self._bar.add_task(
@@ -194,10 +197,14 @@ class ProgressLine:
 
     def show(self, step: int, values: dict[str, Any]) -> None:
         self._values.update(values)
-        text = _described(self._values)
         if self._bar is not None:
+            # beside the text: the steps, the time left, spaces, and the bar where it has room
+            taken = 2 * len(str(self._total)) + len("/   0:00:00 left ")
+            taken += 21 if self._console.width >= _WIDE else 0
+            text = _described(self._values, self._console.width - taken)
             self._bar.update(self._task, completed=step, text=text)
             return
+        text = _described(self._values)
         now = time.monotonic()
         if now - self._last_line >= _PLAIN_SECONDS or (values and step >= self._total):
             self._last_line = now
@@ -377,20 +384,25 @@ def _check_writable(out: Path) -> None:
         )
 
 
-def _described(values: dict[str, Any]) -> str:
-    parts = []
-    if "loss" in values:
-        parts.append(f"loss {values['loss']:.4f}")
-    if "images_per_second" in values:
-        parts.append(f"{values['images_per_second']:.1f} images/s")
-    if "wait_share" in values:
-        parts.append(f"waiting {100 * values['wait_share']:.1f} %")
-    if "bottleneck" in values:
-        parts.append(f"limited by {values['bottleneck']}")
-    if values.get("bad_samples"):
-        parts.append(f"bad samples {values['bad_samples']}")
-    if values.get("skipped_steps"):
-        parts.append(f"skipped steps {values['skipped_steps']}")
-    if "knn_top1" in values:
-        parts.append(f"kNN {values['knn_top1']:.1f} %")
-    return "  ".join(parts)
+def _described(values: Mapping[str, Any], width: int | None = None) -> str:
+    """What is known of the run, in so many characters: what matters least is left out first."""
+    known: tuple[tuple[int, str, Callable[[Any], str]], ...] = (  # how much it matters, key, text
+        (9, "loss", lambda loss: f"loss {loss:.4f}"),
+        (8, "knn_top1", lambda top1: f"kNN {top1:.1f} %"),
+        (8, "knn_top1_validation", lambda top1: f"kNN {top1:.1f} % (validation)"),
+        (6, "images_per_second", lambda rate: f"{rate:.1f} images/s"),
+        (4, "wait_share", lambda share: f"waiting {100 * share:.1f} %"),
+        (5, "bottleneck", lambda name: "" if name == OTHER_WORK else f"limited by {name}"),
+        (7, "bottleneck", lambda name: name if name == OTHER_WORK else ""),
+        (7, "bad_samples", lambda count: f"bad samples {count}" if count else ""),
+        (7, "skipped_steps", lambda count: f"skipped steps {count}" if count else ""),
+    )
+    parts = [(rank, text(values[key])) for rank, key, text in known if key in values]
+    parts = [part for part in parts if part[1]]
+    while width is not None and len(parts) > 1 and len(_line(parts)) > width:
+        parts.remove(min(parts))
+    return _line(parts)
+
+
+def _line(parts: Sequence[tuple[int, str]]) -> str:
+    return "  ".join(text for _, text in parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from console import Group, outlive_output
+from console import Group, outlive_output, spin_briefly
 
 main = Group(
     "saliency",
@@ -17,4 +17,5 @@ main = Group(
 
 if __name__ == "__main__":
     outlive_output()
+    spin_briefly()
     main(prog_name="python -m pipeline.saliency")
