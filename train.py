@@ -29,7 +29,7 @@ from pipeline.loader import MultiCropLoader, training_views
 from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
-from training.claim import claimed
+from training.claim import Claim, claimed
 from training.config import TrainConfig, apply_settings
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
@@ -48,7 +48,7 @@ from training.monitor import KnnMonitor
 from training.negatives import draw_negatives
 from training.plan import Plan
 from training.presets import PRESETS, load_preset
-from training.runlog import RunLog, SilentLog, last_values, write_description
+from training.runlog import RunLog, SilentLog, described, last_values
 from training.saving import CheckpointWriter
 
 
@@ -126,8 +126,8 @@ def main(
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
-        with claimed(out):
-            return train(world, config, data, out)
+        with claimed(out) as claim:
+            return train(world, config, data, out, claim)
     except Exception as error:
         if world.is_main or not isinstance(error, (ValueError, Diverged)):  # same on every rank
             explain(error, out)
@@ -153,7 +153,7 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
+def train(world: World, config: TrainConfig, data: Path, out: Path, claim: Claim) -> int:
     """Train to the end, or until told to stop; return the exit status."""
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
@@ -166,7 +166,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
         stack.enter_context(loader)
-        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
+        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world, claim)
         stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world, stop.fail)
         meter = Meter(loader, world, stop.fail, guard.skipped, log)
@@ -185,6 +185,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             if saving:
                 writer.save(step, model, optimizer)
                 saved = step
+            if log.take_removal():  # the checkpoints, too: none is left but what is in memory
+                writer.save(step, model, optimizer)
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last) and world.is_main:
                 if figures := monitor.measure(model.online.encoder, meter.bad_samples):
                     log.write(step, **figures)
@@ -192,7 +194,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         if stop.verdict and step > saved:
             record(log, meter, terms, config, plan, step)
             writer.save(step, model, optimizer)
-        writer.wait()  # "step N is saved" is to be true when it is said
+        writer.finish(step, model, optimizer)  # "step N is saved" is to be true when it is said
         if stop.agreed():
             log.say(f"stopped {stop.reason()}; {writer.kept(step)}")
         elif world.is_main:
@@ -319,14 +321,25 @@ def open_writer(
 
 
 def open_log(
-    out: Path, config: TrainConfig, shards: Shards, plan: Plan, step: int, world: World
+    out: Path,
+    config: TrainConfig,
+    shards: Shards,
+    plan: Plan,
+    step: int,
+    world: World,
+    claim: Claim,
 ) -> RunLog | SilentLog:
     """Describe the run and open its log, on rank 0; other ranks say nothing."""
     if not world.is_main:
         return SilentLog()
-    out.mkdir(parents=True, exist_ok=True)
-    write_description(out, config, shards.manifest, world)
-    log = RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)
+    log = RunLog(
+        out,
+        start_step=step,
+        total_steps=plan.end_step,
+        name=config.name,
+        description=described(config, shards.manifest, world),
+        renew=claim.renew,
+    )
     log.say(
         f"{config.name}: {len(shards)} pictures, {plan.sampler.steps_per_epoch} steps an epoch, "
         f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}, "
