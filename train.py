@@ -165,7 +165,7 @@ from pipeline.loader.decode import TooManyBadSamples
 from pipeline.loader.watchdog import Stalled
 from pipeline.shards import Shards, open_shards
 from pipeline.shards.described import mask_summary
-from training.claim import claimed
+from training.claim import Claim, claimed
 from training.config import TrainConfig, apply_settings, doubts
 from training.decoding import settle_decoding
 from training.feed import agreed_batches
@@ -188,10 +188,10 @@ from training.presets import load_preset
 from training.runlog import (
     RunLog,
     SilentLog,
+    described,
     described_run,
     duration,
     last_values,
-    write_description,
 )
 from training.saving import CheckpointWriter
 from training.settings_list import listed_settings, settings_text
@@ -225,8 +225,8 @@ def show_settings(config: TrainConfig, as_json: bool) -> None:
 def run(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     """Train in this process of the world; return the exit status."""
     try:
-        with claimed(out):
-            return train(world, config, data, out)
+        with claimed(out) as claim:
+            return train(world, config, data, out, claim)
     except Exception as error:
         if world.is_main or not isinstance(error, (ValueError, Diverged)):  # same on every rank
             explain(error, out)
@@ -252,7 +252,7 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
+def train(world: World, config: TrainConfig, data: Path, out: Path, claim: Claim) -> int:
     """Train to the end, or until told to stop; return the exit status."""
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
@@ -271,7 +271,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
         stack.enter_context(loader)
-        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world)
+        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world, claim)
         stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world, stop.fail)
         meter = Meter(loader, world, stop.fail, guard.skipped, log)
@@ -280,6 +280,8 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
         if step == 0 and monitor.due(step, plan.sampler.steps_per_epoch, last=False):
             measure(monitor, model, log, meter, step, world)
         for batch in agreed_batches(loader, stop):
+            if step == first:
+                log.show_views(batch, config.recipe, step)
             terms = train_step(model, optimizer, batch, config, plan, step, world, guard)
             step += 1
             last = step == plan.end_step
@@ -292,12 +294,14 @@ def train(world: World, config: TrainConfig, data: Path, out: Path) -> int:
             if saving:
                 writer.save(step, model, optimizer)
                 saved = step
+            if log.take_removal():  # the checkpoints, too: none is left but what is in memory
+                writer.save(step, model, optimizer)
             if monitor.due(step, plan.sampler.steps_per_epoch, last=last):
                 measure(monitor, model, log, meter, step, world)
         if stop.verdict and step > saved:
             record(log, meter, terms, config, plan, step)
             writer.save(step, model, optimizer)
-        writer.wait()  # "step N is saved" is to be true when it is said
+        writer.finish(step, model, optimizer)  # "step N is saved" is to be true when it is said
         if stop.agreed():
             log.say(f"stopped {stop.reason()}; {writer.kept(step)}")
         elif world.is_main:
@@ -461,14 +465,25 @@ def open_writer(
 
 
 def open_log(
-    out: Path, config: TrainConfig, shards: Shards, plan: Plan, step: int, world: World
+    out: Path,
+    config: TrainConfig,
+    shards: Shards,
+    plan: Plan,
+    step: int,
+    world: World,
+    claim: Claim,
 ) -> RunLog | SilentLog:
     """Describe the run and open its log, on rank 0; other ranks say nothing."""
     if not world.is_main:
         return SilentLog()
-    out.mkdir(parents=True, exist_ok=True)
-    write_description(out, config, shards.manifest, world, data=shards.path)
-    log = RunLog(out, start_step=step, total_steps=plan.end_step, name=config.name)
+    log = RunLog(
+        out,
+        start_step=step,
+        total_steps=plan.end_step,
+        name=config.name,
+        description=described(config, shards.manifest, world, data=shards.path),
+        renew=claim.renew,
+    )
     log.say(
         f"{config.name}: {len(shards)} pictures, {plan.sampler.steps_per_epoch} steps an epoch, "
         f"{plan.end_step} in all, {world.size} process(es) on {world.device.type}, "

@@ -41,7 +41,7 @@ from model.resnet import ResNet, ResNetConfig
 
 FORMAT = 1
 _NAME = re.compile(r"(?:checkpoint|encoder)-(\d{8,})\.pt")
-_UNFINISHED = ".unfinished.pt"
+UNFINISHED = ".unfinished.pt"
 _UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
@@ -73,13 +73,18 @@ def save(
     if keep < 1:
         raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"checkpoint-{step:08d}.pt"
+    path = path_of(directory, step)
     _write(path, state)
-    earlier = [other for other in _checkpoints(directory) if other <= step]
-    for other in earlier[:-keep]:
+    earlier = [(other, old) for other, old in _checkpoints(directory).items() if other <= step]
+    for other, old in earlier[:-keep]:
         if other not in milestones:
-            _checkpoints(directory)[other].unlink()
+            old.unlink(missing_ok=True)  # a person may tidy up meanwhile
     return path
+
+
+def path_of(directory: Path, step: int) -> Path:
+    """Return the path of the checkpoint of so many completed steps, whether it exists or not."""
+    return directory / f"checkpoint-{step:08d}.pt"
 
 
 def latest(directory: Path) -> Path | None:
@@ -185,7 +190,7 @@ def exported_steps(directory: Path) -> list[int]:
 
 def take_unfinished(directory: Path) -> Path | None:
     """Remove what a save that was cut off has left; return its path, None if there is nothing."""
-    path = directory / _UNFINISHED
+    path = directory / UNFINISHED
     if not path.is_symlink() and not path.exists():
         return None
     path.unlink()
@@ -262,7 +267,7 @@ def _numbered(directory: Path, kind: str) -> dict[int, Path]:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file whole or not at all; a killed run leaves one that is unfinished at most."""
-    write_whole(path, lambda file: _dump(content, file), partial=path.with_name(_UNFINISHED))
+    write_whole(path, lambda file: _dump(content, file), partial=path.with_name(UNFINISHED))
 
 
 def _dump(content: Mapping[str, Any], file: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from console import in_one_line
+from console import in_one_line, spin_briefly
 
 ROOT = Path(__file__).resolve().parents[1]
 PRINTS = """
@@ -115,3 +115,35 @@ def test_a_descriptor_that_was_closed_is_given_to_no_file(tmp_path):
     )
     assert done.returncode == 0
     assert int((tmp_path / "numbers").read_text()) > 2
+
+
+def test_idle_threads_sleep_early_unless_the_user_says_otherwise(monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    spin_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    spin_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    spin_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.mark.parametrize("command", ["train.py", "evaluate.py", "-m bench", "-m pipeline.saliency"])
+def test_it_is_said_before_torch_is_imported(command):
+    code = (
+        "import runpy, sys\n"
+        "words = sys.argv[1].split()\n"
+        "run = runpy.run_module if words[0] == '-m' else runpy.run_path\n"
+        "sys.argv = [words[-1], '--help']\n"
+        "try: run(words[-1], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import os\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "1000 False", done.stderr

@@ -44,7 +44,7 @@ KILLED = """
 """
 UNLINKED = """
     save(content, file)
-    if count == 3:
+    if count >= 3:
         os.unlink(file.name)
 """
 FULL = """
@@ -148,7 +148,7 @@ def test_a_run_killed_while_it_writes_goes_on_from_the_checkpoint_before(home, w
     assert list(checkpoints(out)) == ["checkpoint-00000002.pt", "checkpoint-00000004.pt"]
     left = out / ".unfinished.pt"
     assert left.stat().st_size > 1000
-    said = f"a save was cut off: {left} was half a file, .*going on from checkpoint-00000004.pt"
+    said = f"a save was cut off: {left} was half a file, and is removed"
     assert_ends_like(home, whole, out, said, "going on after step 4")
 
 
@@ -167,6 +167,75 @@ def test_a_file_lost_while_it_is_written_ends_the_run(home, whole, tmp_path, cha
     assert list(checkpoints(out)) == ["checkpoint-00000002.pt", "checkpoint-00000004.pt"]
     assert not (out / "encoder.pt").exists()
     assert_ends_like(home, whole, out, "is of step 4: the steps since are done again")
+
+
+def test_a_file_lost_once_while_it_is_written_is_written_again(home, whole, tmp_path):
+    done = run(changed(UNLINKED.replace(">=", "==")), home, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert checkpoints(tmp_path / "run") == checkpoints(whole)
+
+
+# The directory is removed before the fifth step; the seventh is killed when something is saved.
+REMOVED = """
+import os, shutil, signal, sys, time
+from pathlib import Path
+import train
+
+good, calls, out = train.train_step, [], Path({out!r})
+
+def train_step(*arguments):
+    calls.append(1)
+    if len(calls) == 5:
+        shutil.rmtree(out)
+    if len(calls) == 7:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("checkpoint-*.pt")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return good(*arguments)
+
+train.train_step = train_step
+if __name__ == "__main__":
+    train.main(sys.argv[1:])
+"""
+
+
+def test_a_directory_that_is_removed_is_saved_into_at_once_and_can_be_resumed(
+    home, whole, tmp_path
+):
+    out = tmp_path / "run"
+    code = REMOVED.replace("{out!r}", repr(str(out)))
+    done = run(code, home, out, set="checkpoint_every=100")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout.count(f"WARNING: {out} was removed while the run is at work") == 1
+    assert list(checkpoints(out)) == ["checkpoint-00000005.pt"]
+    again = train(home, out, *SETTINGS)
+    assert again.returncode == 0, again.stderr
+    assert "going on after step 5" in again.stdout
+    assert_same_weights(weights(out, 8), weights(whole, 8))
+
+
+def test_a_run_goes_on_without_what_lay_beside_its_checkpoints_and_to_more_steps(
+    home, whole, tmp_path
+):
+    out = tmp_path / "run"
+    assert train(home, out, "max_steps=4").returncode == 0
+    (out / "config.json").write_text("")
+    (out / "bad_samples.json").write_text("{")
+    (out / "metrics.jsonl").unlink()
+    other = train(home, out, "max_steps=8", "seed=5")
+    assert other.returncode == 2
+    assert "seed was 0, is 5" in other.stderr
+    more = train(home, out, *SETTINGS)
+    assert more.returncode == 0, more.stderr
+    for name in ("config.json", "bad_samples.json"):
+        assert f"{out / name} is damaged" in more.stdout
+        assert (out / f"{name}.damaged").exists()
+    assert f"{out / 'metrics.jsonl'} has nothing of the 4 steps" in more.stdout
+    assert_same_weights(weights(out, 8), weights(whole, 8))
+    fewer = train(home, out, "max_steps=7")
+    assert fewer.returncode == 2
+    assert f"max_steps=7 lies before step 8, to which the run in {out} has come" in fewer.stderr
 
 
 def test_a_full_disk_ends_every_process_alike(home, tmp_path):

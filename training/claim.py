@@ -11,8 +11,43 @@ from model.distributed import from_main
 from pipeline.folder_lock import lock_folder
 
 
+class Claim:
+    """The lock of a run directory, which rank 0 holds."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._place: int | None = None
+
+    def take(self) -> None:
+        """Make the directory and lock it; see `lock_folder`."""
+        place = lock_folder(self._out)
+        self.release()
+        self._place = place
+
+    def renew(self) -> bool:
+        """Make and lock the directory again if it was removed or moved; return whether it was.
+
+        Raises:
+            ValueError: another run has taken its place.
+            OSError: it cannot be made.
+        """
+        assert self._place is not None
+        try:
+            if os.path.samestat(os.stat(self._out), os.fstat(self._place)):
+                return False
+        except FileNotFoundError:
+            pass
+        self.take()
+        return True
+
+    def release(self) -> None:
+        if self._place is not None:
+            os.close(self._place)
+            self._place = None
+
+
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path) -> Iterator[Claim]:
     """Keep other runs out of `out`, for as long as this one lasts: two would mix their checkpoints.
 
     Rank 0 makes the directory and locks it.
@@ -20,10 +55,9 @@ def claimed(out: Path) -> Iterator[None]:
     Raises:
         ValueError: on every rank, if another run holds it.
     """
-    places: list[int] = []
+    claim = Claim(out)
     try:
-        from_main(lambda: places.append(lock_folder(out)))
-        yield
+        from_main(claim.take)
+        yield claim
     finally:
-        for place in places:
-            os.close(place)
+        claim.release()

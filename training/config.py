@@ -26,10 +26,12 @@ from training.launch import PATIENCE_SECONDS
 
 Config = TypeVar("Config")
 
-# Settings that change how a run is fed, watched and kept, but not what it computes: a run may be
-# resumed with others. (Another decoder may differ by a level, so it is not among them.)
+# Settings that change how a run is fed, watched and kept, and where it stops, but not what a step
+# computes: a run may be resumed with others. (Another decoder may differ by a level, so it is not
+# among them.)
 FREE_TO_CHANGE = (
     "name",
+    "max_steps",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",

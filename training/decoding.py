@@ -6,7 +6,6 @@ run: it stands in config.json, and a run that goes on takes it from there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.loader import LoaderConfig
 from pipeline.shards import Shards
 from training.config import DECIDED_AT_START, TrainConfig
 from training.launch import World
+from training.runlog import recorded
 
 
 def settle_decoding(
@@ -45,8 +45,9 @@ def _settled(
 
 def _as_recorded(loader: LoaderConfig, out: Path) -> LoaderConfig:
     """What is left to `auto`, as the run in `out` was started with it."""
-    recorded: dict[str, Any] = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    values = recorded["config"]["loader"]
+    before = recorded(out)[0].loader
     names = [path.removeprefix("loader.") for path in DECIDED_AT_START]
-    kept = {name: values.get(name, "auto") for name in names if getattr(loader, name) == "auto"}
+    kept: dict[str, Any] = {
+        name: getattr(before, name) for name in names if getattr(loader, name) == "auto"
+    }
     return replace(loader, **kept)

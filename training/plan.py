@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from model import checkpoint
 from model.loss import num_pairs
 from model.schedules import learning_rate, target_decay
 from pipeline.augment.params import check_local_batch
@@ -36,7 +37,14 @@ class Plan:
                 f"below {config.epochs}, it is {config.optimizer.warmup_epochs}"
             )
         check_same_run(out, config, shards.manifest)
-        return cls.along(sampler_of(config, shards), config)
+        plan = cls.along(sampler_of(config, shards), config)
+        done = checkpoint.completed_steps(out)
+        if plan.end_step < done:
+            raise ValueError(
+                f"max_steps={config.max_steps} lies before step {done}, to which the run in {out} "
+                f"has come; set it to {done} or more, or give another --out"
+            )
+        return plan
 
     @classmethod
     def along(cls, sampler: Sampler, config: TrainConfig) -> Plan:

@@ -105,6 +105,16 @@ class CheckpointWriter:
             self._has_failed = True
             self._fail(self._error)
 
+    def finish(self, step: int, model: ReLICv2, optimizer: torch.optim.Optimizer) -> None:
+        """Wait until the state after `step` steps, which was saved, is on the disk.
+
+        It is saved again where somebody has removed it.
+        """
+        self.wait()
+        if step and not checkpoint.path_of(self._out, step).exists():
+            self.save(step, model, optimizer)
+            self.wait()
+
     def kept(self, step: int) -> str:
         """Return, after `wait`, what is left of a run that ended after so many completed steps."""
         if self._has_failed:
@@ -145,7 +155,10 @@ class CheckpointWriter:
         """What the thread does."""
         try:
             snapshot.wait()
-            self._write(step, snapshot, encoder)
+            try:
+                self._write(step, snapshot, encoder)
+            except FileNotFoundError:  # the directory was removed meanwhile: into a new one, then
+                self._write(step, snapshot, encoder)
         except OSError as error:
             self._error = NotSaved(
                 f"step {step} is not saved in {self._out}: {error}; what was saved before is still "
@@ -177,8 +190,4 @@ class CheckpointWriter:
         """Also where no newer checkpoint is damaged, a person is to know that one is missing."""
         left = checkpoint.take_unfinished(self._out)
         if left is not None:
-            newest = checkpoint.latest(self._out)
-            self._say(
-                f"a save was cut off: {left} was half a file, and is removed; going on from "
-                f"{newest.name if newest else 'the start, no checkpoint is whole'}"
-            )
+            self._say(f"a save was cut off: {left} was half a file, and is removed")

@@ -70,6 +70,33 @@ def test_it_is_let_go_after_the_run_and_after_an_error(tmp_path):
             raise RuntimeError
 
 
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_directory_that_is_gone_is_made_and_locked_again(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(folder_lock, "_PATIENCE", 0.0)
+    out = tmp_path / "run"
+    with claimed(out) as claim:
+        assert not claim.renew()
+        out.rename(tmp_path / "elsewhere")
+        if how == "removed":
+            (tmp_path / "elsewhere").rmdir()
+        if how == "replaced":
+            out.mkdir()
+        assert claim.renew()
+        assert not claim.renew()
+        with pytest.raises(ValueError, match="another run is at work"), claimed(out):
+            raise AssertionError("two runs in one directory")
+    with claimed(out):
+        pass
+
+
+def test_a_directory_that_another_run_has_taken_meanwhile_is_not_taken_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "_PATIENCE", 0.0)
+    with claimed(tmp_path / "run") as claim:
+        (tmp_path / "run").rmdir()
+        with claimed(tmp_path / "run"), pytest.raises(ValueError, match="another run is at work"):
+            claim.renew()
+
+
 def test_a_disk_without_locks_is_taken_as_it_is(tmp_path, monkeypatch):
     def refuse(place, how):
         raise OSError(errno.EBADF, "no")
