@@ -18,7 +18,7 @@ PRINTS = """
 import sys
 from console import outlive_output
 outlive_output()
-for number in range(2000):
+for number in range(20000):  # more than a pipe holds
     print("out", number)
 print("err", file=sys.stderr)
 print("caf\\udce9 \\U0001f408", file=sys.stderr)
@@ -100,7 +100,7 @@ def test_a_pipe_that_was_made_non_blocking_is_waited_for(tmp_path):
     thread.join()
     os.close(reading)
     assert done.returncode == 0, done.stderr
-    assert len(received.splitlines()) == 2000
+    assert len(received.splitlines()) == 20000
 
 
 def test_a_descriptor_that_was_closed_is_given_to_no_file(tmp_path):

@@ -111,8 +111,8 @@ class TrainConfig:
     keep_checkpoints: int = 3  # newest ones that are kept [ours]
     milestone_every: int = 0  # epochs between two checkpoints kept for good; 0: none [ours]
     monitor_every: int = 10  # epochs between two kNN measurements; 0: never [ours]
-    # labelled shards whose images kNN classifies; empty: training images among each other [ours]
-    monitor_shards: str = ""
+    # labelled shards whose images kNN classifies; none: training images among each other [ours]
+    monitor_shards: str | None = None
     patience_seconds: float = PATIENCE_SECONDS  # so long a process waits for another [ours]
     # steps in a row that are not finite, and skipped, before the run stops [ours]
     max_skipped: int = 10

@@ -138,10 +138,10 @@ def _chosen(shards: Shards, count: int) -> Ids:
 
 
 def _opened_queries(shards: Shards, config: TrainConfig) -> Shards | None:
-    if not config.monitor_shards:
+    if config.monitor_shards is None:
         return None
     queries = open_shards(Path(config.monitor_shards))
     if not len(labelled(queries)):
-        raise ValueError(f"monitor_shards={config.monitor_shards} has no labels; leave it empty")
+        raise ValueError(f"monitor_shards={config.monitor_shards} has no labels; set it to none")
     check_known_classes(shards, queries)
     return queries
