@@ -106,9 +106,9 @@ def main(
             return
         assert out is not None
         device_type, size = plan_world(gpus=gpus, processes=processes)
-        config = replace(config, loader=config.loader.for_device(torch.device(device_type)))
-        plan = Plan.of(config, open_shards(data), out)
-        arguments = (config, data, out)
+        settled = replace(config, loader=config.loader.for_device(torch.device(device_type)))
+        plan = Plan.of(settled, open_shards(data), out)
+        arguments = (settled if asked else config, data, out)
         patience = config.patience_seconds
         if asked:
             sys.exit(
@@ -195,6 +195,7 @@ from training.runlog import (
 )
 from training.saving import CheckpointWriter
 from training.settings_list import listed_settings, settings_text
+from training.trust import Verdict, settle_executor
 
 
 def asked_of(out: Path | None, data: Path | None, preset: str | None) -> tuple[TrainConfig, Path]:
@@ -257,6 +258,7 @@ def train(world: World, config: TrainConfig, data: Path, out: Path, claim: Claim
     shards = open_shards(data)
     plan = Plan.of(config, shards, out)
     plan.check_world(config, world.size)
+    config, verdict = settle_executor(config, data, out, world, click.echo)
     config = settle_decoding(config, shards, out, world, click.echo)
     model, optimizer = build(config, world)
     step = resume(out, model, optimizer, world)
@@ -266,12 +268,12 @@ def train(world: World, config: TrainConfig, data: Path, out: Path, claim: Claim
         barrier()
         return 0
     began, first = time.monotonic(), step
-    guard = Guard(model, remembered=config.log_every)
+    guard = Guard(model, remembered=config.log_every, group=world.gradient_group())
     stop = StopRequest(world)
     loader = open_views(shards, config, plan, world, start_step=step)
     with ExitStack() as stack:
         stack.enter_context(loader)
-        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world, claim)
+        log: RunLog | SilentLog = open_log(out, config, shards, plan, step, world, claim, verdict)
         stack.callback(log.close)
         monitor = KnnMonitor(shards, config, world, stop.fail)
         meter = Meter(loader, world, stop.fail, guard.skipped, log)
@@ -417,6 +419,7 @@ def train_step(
         config.loss,
         gradients=guard.gradients,
         parts=config.accumulate,
+        together=config.runs_views_together(world.size, on_cpu=world.device.type == "cpu"),
         autocast=_autocast(config, world.device),
     )
     guard.update(optimizer, step, plan.target_decay(config, step))
@@ -472,6 +475,7 @@ def open_log(
     step: int,
     world: World,
     claim: Claim,
+    verdict: Verdict | None,
 ) -> RunLog | SilentLog:
     """Describe the run and open its log, on rank 0; other ranks say nothing."""
     if not world.is_main:
@@ -481,7 +485,8 @@ def open_log(
         start_step=step,
         total_steps=plan.end_step,
         name=config.name,
-        description=described(config, shards.manifest, world, data=shards.path),
+        description=described(config, shards.manifest, world, data=shards.path)
+        | {"gpu_check": verdict and asdict(verdict)},
         renew=claim.renew,
     )
     log.say(

@@ -275,6 +275,9 @@ def _run_facts(
     for name in ("command", "commit"):
         if isinstance(description.get(name), str):
             facts[name] = description[name]
+    if check := description.get("gpu_check"):
+        faults = [check[what] for what in ("views", "step") if check[what]]
+        facts["check of the GPU"] = "; ".join(faults) or "views and step agree with the CPU's"
     if seconds := finite_points(metrics, "seconds"):
         hours, rest = divmod(round(seconds[-1][1]), 3600)
         facts["duration"] = f"{hours} h {rest // 60:02d} min {rest % 60:02d} s"

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from model.lars import LARS, AdamW
@@ -29,14 +30,17 @@ class Guard:
         guard.update(optimizer, step, target_decay)
     """
 
-    def __init__(self, model: ReLICv2, *, remembered: int) -> None:
+    def __init__(
+        self, model: ReLICv2, *, remembered: int, group: dist.ProcessGroup | None = None
+    ) -> None:
         """Take over the model's gradients.
 
         Args:
             model: on its device, BatchNorm synchronised already.
             remembered: steps between two looks at `skipped`, at most.
+            group: of processes, for the gradients; None: the default one.
         """
-        self.gradients = FlatGradients(model.online.parameters())
+        self.gradients = FlatGradients(model.online.parameters(), group=group)
         self.skipped = SkippedSteps(remembered, self.gradients.loss.device)
         self._model = model
         self._statistics = _Statistics(model.buffers())

@@ -6,12 +6,13 @@ the parameters in reverse, about the order in which a backward pass completes th
 
 Averaging runs beside the backward pass that completes the gradients, the last one of a step: as
 soon as every gradient of a flat tensor has arrived, its sum over the processes is started. The
-tensors are started in one fixed order, whatever the order of arrival. They share the process group
-with what the backward pass itself sends (SynchronisedBatchNorm, gathered embeddings); the order of
-all calls is that of the nodes of the graph, which autograd takes from the order in which the
-forward made them, and so the same on every rank, since all run the same code on batches of one
-shape. On CUDA the sum waits, on the device, for the stream that the gradients were added on, which
-is that of the forward; and the stream of whoever leaves `averaging` waits for the sums.
+tensors are started in one fixed order, whatever the order of arrival. The backward pass sends data
+of its own (SynchronisedBatchNorm, gathered embeddings). Over NCCL the sums have a process group of
+their own, or they would wait behind those messages; over gloo they share one. The order of all
+calls is that of the nodes of the graph, which autograd takes from the order in which the forward
+made them, and so the same on every rank, since all run the same code on batches of one shape. On
+CUDA the sum waits, on the device, for the stream that the gradients were added on, which is that of
+the forward; and the stream of whoever leaves `averaging` waits for the sums.
 """
 
 from __future__ import annotations
@@ -39,12 +40,17 @@ class FlatGradients:
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, bucket_elements: int = _BUCKET_ELEMENTS
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        bucket_elements: int = _BUCKET_ELEMENTS,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
-        """Take over `parameters`: their gradients become zeros."""
+        """Take over `parameters`: their gradients become zeros. `group`: of the averaging."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         assert trained, "nothing takes a gradient"
         self._buckets = [_Bucket.of(group) for group in _groups(trained[::-1], bucket_elements)]
+        self._group = group
         # Behind the last gradient, so that it travels with them.
         self.loss = self._buckets[-1].flat[-1]
         self.zero()
@@ -72,7 +78,7 @@ class FlatGradients:
         if size == 1:
             yield
             return
-        sums = _Sums(self._buckets)
+        sums = _Sums(self._buckets, self._group)
         hooks = [
             parameter.register_post_accumulate_grad_hook(sums.arrival(number))
             for number, bucket in enumerate(self._buckets)
@@ -124,8 +130,8 @@ class _Bucket:
 class _Sums:
     """The sums over the processes in one backward pass."""
 
-    def __init__(self, buckets: list[_Bucket]) -> None:
-        self._buckets = buckets
+    def __init__(self, buckets: list[_Bucket], group: dist.ProcessGroup | None) -> None:
+        self._buckets, self._group = buckets, group
         self._missing = [len(bucket.parameters) for bucket in buckets]
         self._started: list[dist.Work] = []
 
@@ -151,7 +157,8 @@ class _Sums:
         return len(self._started)
 
     def _start(self) -> None:
-        work = dist.all_reduce(self._buckets[self._next].flat, async_op=True)
+        flat = self._buckets[self._next].flat
+        work = dist.all_reduce(flat, group=self._group, async_op=True)
         assert work is not None
         self._started.append(work)
 

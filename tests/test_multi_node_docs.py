@@ -11,6 +11,7 @@ from torch.distributed.run import parse_args
 
 import train
 from tests.journey import ROOT
+from training import DEFAULT_PRESET
 from training.config import TrainConfig, apply_settings
 from training.presets import load_preset
 
@@ -28,7 +29,7 @@ def commands(text):
 
 def assert_train_takes(words):
     values = train.main.make_context("train.py", list(words)).params
-    apply_settings(load_preset(values["preset"]), values["settings"])
+    apply_settings(load_preset(values["preset"] or DEFAULT_PRESET), values["settings"])
 
 
 def assert_can_be_run(words):

@@ -39,6 +39,7 @@ FREE_TO_CHANGE = (
     "max_skipped",
     "monitor_every",
     "monitor_shards",
+    "views_together",
     "patience_seconds",
     "loader.threads",
     "loader.prefetch",
@@ -47,7 +48,12 @@ FREE_TO_CHANGE = (
 )
 
 # Left to `auto`, these stand for what the run was started with, also when it is resumed.
-DECIDED_AT_START = ("loader.decoder", "loader.gpu_decode_share", "loader.hw_decoder_load")
+DECIDED_AT_START = (
+    *("loader.executor", "loader.decoder", "loader.gpu_decode_share", "loader.hw_decoder_load"),
+    "precision",
+)
+
+_FEW_ROWS = 64  # of a view in a process: six such views need the memory of one of 256
 
 _HIGHEST_RATES = {"lars": 100.0, "adamw": 1.0}  # of the peak; the presets have 7.2 and 0.001
 
@@ -87,7 +93,10 @@ class TrainConfig:
         ValueError: a value out of range.
     """
 
-    CHOICES: ClassVar = {"precision": ("auto", "float32", "bfloat16")}
+    CHOICES: ClassVar = {
+        "precision": ("auto", "float32", "bfloat16"),
+        "views_together": ("auto", "yes", "no"),
+    }
 
     name: str = "imagenet-rn50"  # what the run is called where it is shown [ours]
     recipe: MultiCropRecipe = field(default_factory=MultiCropRecipe)
@@ -100,6 +109,9 @@ class TrainConfig:
     # stop after so many steps, with the schedules of `epochs`; 0: run them all [ours]
     max_steps: int = 0
     global_batch_size: int = 4096  # images in a step, of all processes [recalled]
+    # among several processes, whether online views of a size share BatchNorm's messages: more
+    # memory, the same gradient; auto: on CPUs, and for up to 64 images a GPU [ours]
+    views_together: str = "auto"
     accumulate: int = 1  # parts of a batch, each with BatchNorm and negatives of its own [ours]
     # share of the target network that each step keeps (BYOL's tau); at step 0, it rises to 1
     # along a cosine [BYOL; recalled]
@@ -133,7 +145,15 @@ class TrainConfig:
             raise ValueError(f"target_decay must lie in 0..1, got {self.target_decay}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in 0..2**32-1, got {self.seed}")
-        require_one_of("precision", self.precision, self.CHOICES["precision"])
+        for name, choices in self.CHOICES.items():
+            require_one_of(name, getattr(self, name), choices)
+
+    def runs_views_together(self, world_size: int, *, on_cpu: bool) -> bool:
+        """Whether online views of one size go through the network in one forward and backward."""
+        if self.views_together != "auto":
+            return self.views_together == "yes"
+        rows = self.global_batch_size // world_size // self.accumulate
+        return on_cpu or rows <= _FEW_ROWS
 
 
 def apply_settings(config: Config, settings: Sequence[str]) -> Config:

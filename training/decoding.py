@@ -46,7 +46,7 @@ def _settled(
 def _as_recorded(loader: LoaderConfig, out: Path) -> LoaderConfig:
     """What is left to `auto`, as the run in `out` was started with it."""
     before = recorded(out)[0].loader
-    names = [path.removeprefix("loader.") for path in DECIDED_AT_START]
+    names = [path.removeprefix("loader.") for path in DECIDED_AT_START if "." in path]
     kept: dict[str, Any] = {
         name: getattr(before, name) for name in names if getattr(loader, name) == "auto"
     }

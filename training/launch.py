@@ -50,6 +50,17 @@ class World:
     def patience(self) -> timedelta:
         return timedelta(seconds=self.patience_seconds)
 
+    def gradient_group(self) -> dist.ProcessGroup | None:
+        """Return a group of all processes for gradients alone; None: the one that is there does.
+
+        Collectives of one NCCL group wait for each other: gradients would wait behind the backward
+        pass's own. Every rank must call it.
+        """
+        if self.size == 1 or self.device.type == "cpu":
+            return None
+        group: dist.ProcessGroup = dist.new_group(timeout=self.patience)
+        return group
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
@@ -167,6 +178,7 @@ def run_processes(
 
 _ERROR = 1000  # a wish above all signals
 _HEAD_START = 5.0  # seconds
+_THREADS_BESIDE_A_GPU = 4
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -276,6 +288,7 @@ def _run(world: World, main: Callable[..., int], arguments: tuple[Any, ...]) -> 
             timeout=world.patience,
             rank=world.rank,
             world_size=world.size,
+            device_id=world.device if world.device.type == "cuda" else None,
         )
         _settle(world, _cores_of_neighbours(world))
         status = main(world, *arguments)
@@ -330,8 +343,9 @@ def _settle(world: World, neighbours: list[set[int]]) -> None:
     cores = keep_to_own_cores(
         neighbours, local_rank=world.local_rank, device_type=world.device.type
     )
-    if world.device.type == "cpu":
-        torch.set_num_threads(len(cores))
+    # With a GPU, torch's CPU kernels have little to do, and each process keeps a team of threads.
+    most = len(cores) if world.device.type == "cpu" else _THREADS_BESIDE_A_GPU
+    torch.set_num_threads(min(most, len(cores)))
 
 
 def _cores_of_neighbours(world: World) -> list[set[int]]:

@@ -186,10 +186,17 @@ class Meter:
 
 
 def core_seconds() -> tuple[float, float, float]:
-    """Seconds so far: of all work on this process's cores, of its own, and of the cores' time."""
+    """Seconds so far: of all work on this process's cores, of its own, and of the cores' time.
+
+    Zeros where the kernel does not tell.
+    """
     busy = whole = 0.0
     own = os.sched_getaffinity(0)
-    for line in Path("/proc/stat").read_text().splitlines():
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return 0.0, 0.0, 0.0
+    for line in lines:
         name, *ticks = line.split()
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in own:
             user, nice, system, idle, iowait, irq, softirq, steal = map(int, ticks[:8])
@@ -200,6 +207,9 @@ def core_seconds() -> tuple[float, float, float]:
 
 
 def other_work(before: tuple[float, float, float], now: tuple[float, float, float]) -> float:
-    """Return the share of the cores' time between two `core_seconds` that others have used."""
+    """Return the share of the cores' time between two `core_seconds` that others have used.
+
+    0 within less than a second of a core: the kernel counts in hundredths.
+    """
     busy, own, whole = (later - earlier for later, earlier in zip(now, before, strict=True))
-    return min(max((busy - own) / whole, 0.0), 1.0) if whole else 0.0
+    return min(max((busy - own) / whole, 0.0), 1.0) if whole >= 1 else 0.0

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.nn.utils import get_total_norm
 
+from model import checkpoint
 from model.relicv2 import ReLICv2
 from model.step import backward
 from pipeline.augment.agreement import disagreement, tolerances
@@ -28,6 +30,8 @@ from pipeline.loader import training_views
 from pipeline.sampler import Sampler
 from pipeline.shards import Shards, open_shards
 from training.config import TrainConfig
+from training.launch import World
+from training.runlog import recorded
 
 SAMPLES = 16  # whose views are compared
 # Of a freshly drawn network. In bfloat16 the loss of ResNets moved by 0.3 % and the norm by 4 % at
@@ -167,6 +171,41 @@ def _loss_and_norm(
 def _in_a_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
     return f"{type(error).__name__}: {lines[0]}"
+
+
+def settle_executor(
+    config: TrainConfig, data: Path, out: Path, world: World, tell: Callable[[str], object]
+) -> tuple[TrainConfig, Verdict | None]:
+    """Decide who makes the views, the same on every rank; on a GPU after a check of each one.
+
+    A run that goes on keeps, where it says `auto`, what it was started with.
+
+    Args:
+        tell: gets a line, on rank 0, for each thing that the run goes on without.
+
+    Returns:
+        The config, and what the check found; None without a GPU.
+
+    Raises:
+        ValueError: an executor or a precision that was asked for by name fails its check.
+    """
+    by_hand = config.loader.executor != "auto"
+    if checkpoint.latest(out) is not None:
+        before = recorded(out)[0]
+        if not by_hand:
+            config = replace(config, loader=replace(config.loader, executor=before.loader.executor))
+        if config.precision == "auto":
+            config = replace(config, precision=before.precision)
+    config = replace(config, loader=config.loader.for_device(world.device))
+    if world.device.type != "cuda":
+        return config, None
+    verdict = checked(config, data, world.device)
+    if world.size > 1:
+        every = [verdict] * world.size
+        dist.all_gather_object(every, verdict)
+        verdict = next((one for one in every if one.views or one.step), verdict)
+    say = tell if world.is_main else lambda line: None
+    return usable(config, verdict, by_hand=by_hand, tell=say), verdict
 
 
 def usable(

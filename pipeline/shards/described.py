@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.shards.manifest import Manifest
+from pipeline.shards.manifest import Ignored, Manifest
 
 if TYPE_CHECKING:  # its package imports torch, which a conversion does not need
     from pipeline.augment.recipe import MultiCropRecipe
@@ -30,9 +30,7 @@ def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
     )
     yield from _described_masks(manifest)
     for entry in manifest.ignored:
-        names = ", ".join(shown(name) for name in entry.names)
-        more = ", ..." if entry.count > len(entry.names) else ""
-        yield f"ignored {entry.count}, {entry.reason}: {names}{more}"
+        yield f"ignored {entry.count}, {entry.reason}: {named(entry)}"
     if manifest.scaled:
         first = manifest.scaled[0]
         yield (
@@ -49,6 +47,12 @@ def described(manifest: Manifest, out: Path, seconds: float) -> Iterator[str]:
 def shown(name: str) -> str:
     """A name in one line: line breaks and bytes that are no text are escaped."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
+
+
+def named(entry: Ignored) -> str:
+    """The first names of what is ignored, and dots where there are more."""
+    more = ", ..." if entry.count > len(entry.names) else ""
+    return ", ".join(map(shown, entry.names)) + more
 
 
 def summarised(manifest: Manifest, out: Path, seconds: float) -> dict[str, object]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.shards.described import named
 from pipeline.shards.manifest import Ignored
 
 _NAMES_KEPT = 5  # of the entries that are ignored for one reason
@@ -200,10 +201,10 @@ def sort_label_names(names: set[str]) -> tuple[str, ...]:
 
 
 def describe_ignored(ignored: Sequence[Ignored]) -> str:
-    """Such as ", 3 entries ignored (2 link to nothing, 1 hidden)"; "" if there are none."""
+    """Such as ", 3 entries ignored (2 link to nothing: a/b, a/c)"; "" if there are none."""
     if not ignored:
         return ""
-    reasons = ", ".join(f"{entry.count} {entry.reason}" for entry in ignored)
+    reasons = "; ".join(f"{entry.count} {entry.reason}: {named(entry)}" for entry in ignored)
     return f", {sum(entry.count for entry in ignored)} entries ignored ({reasons})"
 
 

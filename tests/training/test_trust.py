@@ -8,12 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model import checkpoint
 from pipeline.loader import LoaderConfig
 from tests.pipeline.loader.loader_support import RECIPE, shards_of
 from training import trust
-from training.config import TrainConfig, apply_settings
+from training.config import TrainConfig, apply_settings, differences, to_dict
+from training.launch import World
 from training.presets import load_preset
-from training.trust import Verdict, fault_of_bfloat16, fault_of_views, in_child, usable
+from training.trust import (
+    Verdict,
+    fault_of_bfloat16,
+    fault_of_views,
+    in_child,
+    settle_executor,
+    usable,
+)
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(recipe=RECIPE, loader=LoaderConfig(executor="fused", threads=1))
@@ -114,3 +123,35 @@ def test_what_was_asked_for_by_name_is_refused():
     config = replace(CONFIG, precision="bfloat16")
     with pytest.raises(ValueError, match="precision=bfloat16 fails its check: so is this"):
         usable(config, broken, by_hand=False, tell=lambda _: None)
+
+
+AUTO = replace(CONFIG, loader=LoaderConfig(threads=1))
+GPU = World(device=torch.device("cuda", 0))
+
+
+def test_without_a_gpu_nothing_is_checked(tmp_path):
+    config, verdict = settle_executor(AUTO, tmp_path, tmp_path, World(), print)
+    assert (config.loader.executor, verdict) == ("compiled", None)
+
+
+@pytest.mark.parametrize("fault", ["", "it is wrong"])
+def test_a_run_begins_with_the_check_and_goes_on_as_it_found(tmp_path, monkeypatch, fault):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(trust, "checked", lambda *_: Verdict(views=fault, step="", seconds=1.0))
+    said = []
+    config, verdict = settle_executor(AUTO, tmp_path, tmp_path, GPU, said.append)
+    assert config.loader.executor == ("compiled" if fault else "fused")
+    assert verdict.views == fault
+    assert len(said) == bool(fault)
+    if fault:
+        with pytest.raises(ValueError, match=r"leave loader\.executor at auto"):
+            settle_executor(CONFIG, tmp_path, tmp_path, GPU, said.append)
+
+
+def test_a_resumed_run_keeps_what_it_goes_on_without(tmp_path, monkeypatch):
+    used = replace(AUTO, precision="float32", loader=replace(AUTO.loader, executor="compiled"))
+    checkpoint.save(tmp_path, 8, {"config": to_dict(used), "x": torch.ones(2)})
+    monkeypatch.setattr(trust, "checked", lambda *_: Verdict(views="", step="", seconds=1.0))
+    config, _ = settle_executor(AUTO, tmp_path, tmp_path, GPU, print)
+    assert (config.loader.executor, config.precision) == ("compiled", "float32")
+    assert differences(used, AUTO) == []
