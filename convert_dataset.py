@@ -191,7 +191,11 @@ def main(
     for line in described(manifest, out, seconds):
         click.echo(line)
     if too_many:
-        click.echo(f"more pictures were skipped than --max-bad {max_bad} allows", err=True)
+        click.echo(
+            f"more images were skipped than --max-bad {max_bad} allows; the shards in {out} are "
+            "complete and usable, and their manifest.json names what is missing",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(summarised(manifest, out, seconds)))
     sys.exit(1 if too_many else 0)

@@ -30,6 +30,7 @@ embedding_size = 8
 width = 0.125
 [loss]
 num_negatives = 3
+negatives = "local"
 [optimizer]
 warmup_epochs = 1
 [loader]

@@ -141,9 +141,16 @@ def test_a_killed_run_resumes_to_the_same_bits(home, whole_run):
     ]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_saves_and_leaves(home, processes):
-    out = home / f"terminated-{processes}"
+@pytest.mark.parametrize(
+    ("processes", "number", "said"),
+    [
+        (1, signal.SIGTERM, "by signal 15"),
+        (2, signal.SIGTERM, "by signal 15"),
+        (1, signal.SIGINT, "by Ctrl-C"),
+    ],
+)
+def test_a_signal_saves_and_leaves(home, processes, number, said):
+    out = home / f"stopped-{processes}-{number}"
     arguments = train_arguments(
         home, out, "epochs=400", "checkpoint_every=100000", gpus=0, processes=processes
     )
@@ -154,10 +161,10 @@ def test_sigterm_saves_and_leaves(home, processes):
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
-    step = int(re.search(r"stopped by signal 15; step (\d+) is saved", said).group(1))
+    process.send_signal(number)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    step = int(re.search(rf"stopped {said}; step (\d+) is saved", shown).group(1))
     assert (out / f"checkpoint-{step:08d}.pt").exists()
     assert metrics(out)[-1]["step"] == step
 

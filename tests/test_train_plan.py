@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from tests.journey import ROOT, damaged_shards, train, train_arguments
 from train import main
 from training.forecast import rehearsal
+from training.forecast.text import two_digits
 
 
 @pytest.fixture
@@ -223,3 +224,44 @@ def test_plan_check_compares_the_two(home):
     assert pair["memory"] == pair["plan"]["host_bytes"] / pair["peak_host_bytes"]
     assert pair["speed"] == pair["plan"]["images_per_second"] / pair["images_per_second"]
     assert 0.5 < pair["memory"] < 2
+
+
+STUBBORN = """
+import multiprocessing, os, signal, subprocess, sys, time
+from pathlib import Path
+from training.forecast.rehearsal import _act, _end_at_once
+
+def stubborn(*_, **__):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(sys.argv[1]).write_text(str(child.pid))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    import training.forecast.rehearsal as rehearsal
+    rehearsal.run_processes = stubborn
+    actor = multiprocessing.get_context("fork").Process(
+        target=_act,
+        args=(os.getpid(), Path(os.devnull), stubborn, "cpu", 1, (rehearsal.TrainConfig(),)),
+    )
+    actor.start()
+    while actor.is_alive() and not Path(sys.argv[1]).exists():
+        time.sleep(0.05)
+    _end_at_once(actor)
+    print(actor.exitcode)
+"""
+
+
+def test_a_rehearsal_that_is_stopped_is_killed_with_all_that_it_started(tmp_path):
+    """It is asked for nothing, so a step of minutes keeps nobody waiting."""
+    assert script(STUBBORN, tmp_path / "child").split() == [str(-signal.SIGKILL)]
+    child = int((tmp_path / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(94_557.2, "95,000"), (155.4, "160"), (12.34, "12"), (9.96, "10"), (2.44, "2.4"), (0.0, "0")],
+)
+def test_a_prediction_has_two_digits(value, said):
+    assert two_digits(value) == said

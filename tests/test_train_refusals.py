@@ -1,6 +1,7 @@
 """What train.py refuses: one line, exit status 2, no traceback, nothing written or lost."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -32,9 +33,18 @@ def assert_refused(done, *fragments):
 @pytest.mark.parametrize(
     ("settings", "options", "fragments"),
     [
-        (["global_batch_size=25"], {}, ["24 samples do not fill one global batch of 25"]),
+        (
+            ["global_batch_size=25"],
+            {},
+            ["24 samples do not fill one global batch of 25; give --set global_batch_size=16"],
+        ),
+        (
+            ["global_batch_size=4096"],
+            {},
+            ["--preset small-images --set global_batch_size=16 --set num_negatives=15"],
+        ),
         (["loss.heat=1"], {}, ["unknown setting 'loss.heat'", "temperature"]),
-        (["global_batch_size"], {}, ["--set takes path=value"]),
+        (["global_batch_size"], {}, ["--set takes name=value"]),
         ([], {"gpus": 8}, ["--gpus 8, but this machine has"]),
         ([], {"gpus": 0, "processes": 3}, ["cannot be divided among 3 processes"]),
         ([], {"gpus": 0, "processes": 0}, ["--processes >= 1"]),
@@ -214,3 +224,37 @@ def test_without_views_to_show_a_run_needs_its_folder(home):
     done = in_process("--data", home / "shards")
     assert done.returncode == 2
     assert "Missing option '--out'" in done.stderr
+
+
+def test_settings_that_can_hardly_be_meant_are_warned_of(home, tmp_path):
+    done = train(home, tmp_path / "run", "max_steps=1", "base_learning_rate=1e9")
+    assert "warning: optimizer.base_learning_rate=1e+09 times" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_preset_a_run_goes_on_with_its_own_settings(home, tmp_path):
+    out = tmp_path / "run"
+    assert train(home, out, "max_steps=4", "seed=9").returncode == 0
+    (out / "checkpoint-00000004.pt").unlink()
+    (out / "encoder.pt").unlink()
+    done = command("train.py", "--out", out, "--gpus", 0)  # the run knows its shards, too
+    assert done.returncode == 0, done.stderr
+    assert "going on after step 2" in done.stdout
+    assert "finished: 2 steps in" in done.stdout
+    assert f"; encoder: {out}/encoder.pt\n" in done.stdout
+    assert (
+        f"evaluate: python evaluate.py knn --checkpoint {out} --train {home}/shards\n"
+        in done.stdout
+    )
+    assert (out / "encoder.pt").exists()
+    before = (out / "metrics.jsonl").read_text()
+    done = command("train.py", "--out", out, "--data", home / "shards", "--gpus", 0)
+    assert done.returncode == 0, done.stderr
+    assert f"finished already: all of its 4 steps are done; encoder: {out}" in done.stdout
+    assert "evaluate: python evaluate.py knn" in done.stdout
+    assert (out / "metrics.jsonl").read_text() == before
+    assert_refused(in_process("--out", out, "--set", "seed=8", "--gpus", 0), "seed was 9, is 8")
+    description = json.loads((out / "config.json").read_text())
+    del description["data"]["path"]  # a run of an older version
+    (out / "config.json").write_text(json.dumps(description))
+    assert_refused(in_process("--out", out), "does not say where the shards", "give --data")

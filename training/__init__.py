@@ -10,3 +10,4 @@ PRESET_NAMES = (
     "demo",
 )
 DEFAULT_PRESET = "imagenet-rn50"
+SMALL_PRESET = "small-images"

@@ -11,7 +11,9 @@ from model.schedules import learning_rate, target_decay
 from pipeline.augment.params import check_local_batch
 from pipeline.sampler import Sampler, check_negatives, make_sampler
 from pipeline.shards import Shards
+from training import SMALL_PRESET
 from training.config import TrainConfig
+from training.presets import load_preset
 from training.runlog import check_same_run
 
 
@@ -37,6 +39,7 @@ class Plan:
                 f"below {config.epochs}, it is {config.optimizer.warmup_epochs}"
             )
         check_same_run(out, config, shards.manifest)
+        _check_batch(config, len(shards))
         plan = cls.along(sampler_of(config, shards), config)
         done = checkpoint.completed_steps(out)
         if plan.end_step < done:
@@ -103,6 +106,26 @@ class Plan:
                 f"--set global_batch_size to a multiple of {config.accumulate * size}"
             )
         return local_batch // config.accumulate
+
+
+def _check_batch(config: TrainConfig, num_samples: int) -> None:
+    """Raise ValueError where the data set does not fill a batch; with what would do."""
+    batch = config.global_batch_size
+    if num_samples >= batch:
+        return
+    small = load_preset(SMALL_PRESET).global_batch_size
+    if num_samples < 2:
+        hint = "give more images"
+    elif batch > small and num_samples >= small:
+        hint = f"for a small data set give --preset {SMALL_PRESET} (batches of {small})"
+    else:
+        fits = 2 ** (num_samples.bit_length() - 1)  # the largest power of two
+        hint = f"--preset {SMALL_PRESET} " if batch > small else ""
+        negatives = load_preset(SMALL_PRESET).loss if batch > small else config.loss
+        hint = f"give {hint}--set global_batch_size={fits}"
+        if negatives.num_negatives >= fits:
+            hint += f" --set num_negatives={fits - 1}"
+    raise ValueError(f"{num_samples} samples do not fill one global batch of {batch}; {hint}")
 
 
 def sampler_of(config: TrainConfig, shards: Shards) -> Sampler:

@@ -67,7 +67,7 @@ def imagenet_rn50_40() -> TrainConfig:
 
 
 def small_images() -> TrainConfig:
-    """Pictures of 96 to 160 pixels, one small GPU or a patient CPU: ResNet-18, 2x96 + 2x48 views.
+    """Images of 96 to 160 pixels, one small GPU or a patient CPU: ResNet-18, 2x96 + 2x48 views.
 
     Source: ours; schedule constants from BYOL's short runs. Command: `python train.py --data
     imagenette --out runs/small --preset small-images`. Not measured to its end; a shorter run on
@@ -88,7 +88,7 @@ def small_images() -> TrainConfig:
         model=ReLICv2Config(
             encoder=ResNetConfig(architecture="resnet18"), hidden_size=1024, embedding_size=128
         ),
-        loss=LossConfig(num_negatives=50),
+        loss=LossConfig(num_negatives=50, negatives="global"),  # the same in 1 to 8 processes
         optimizer=OptimizerConfig(
             name="adamw", base_learning_rate=1e-3, weight_decay=1e-4, warmup_epochs=2
         ),
@@ -126,7 +126,7 @@ def demo() -> TrainConfig:
             embedding_size=64,
             target_init="copy",
         ),
-        loss=LossConfig(temperature=0.1, num_negatives=50),
+        loss=LossConfig(temperature=0.1, num_negatives=50, negatives="global"),
         optimizer=OptimizerConfig(
             name="adamw", base_learning_rate=4e-3, weight_decay=1e-4, warmup_epochs=1
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from training.forecast.text import foretold_time, two_digits
+
 
 def plan_text(result: dict[str, Any]) -> str:
     """All of a plan; what is not known is said to be so."""
@@ -47,7 +49,7 @@ def _run(result: dict[str, Any]) -> list[str]:
     limit = result["bottleneck"]
     lines.append(f"first bottleneck: {limit['stage']} ({limit['name']})")
     if result["days"] is not None:
-        lines.append(f"{result['images']:,.0f} images: {_time(result['days'])}")
+        lines.append(f"{result['images']:,.0f} images: {foretold_time(result['days'])}")
     return lines
 
 
@@ -58,16 +60,8 @@ def _memory(where: str, parts: dict[str, float]) -> list[str]:
 
 
 def _rate(rate: float | None) -> str:
-    return "not known" if rate is None else f"{rate:10,.1f}"
+    return "not known" if rate is None else f"{two_digits(rate):>10}"
 
 
 def _size(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
-
-
-def _time(days: float) -> str:
-    if days < 1 / 24:
-        return f"{24 * 60 * days:.1f} minutes"
-    if days < 1:
-        return f"{24 * days:.1f} hours"
-    return f"{days:.1f} days"

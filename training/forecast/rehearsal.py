@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -89,15 +89,16 @@ def rehearse(
         actor = multiprocessing.get_context("spawn").Process(
             target=_act, args=(os.getpid(), said, run, device_type, size, (config, data, out))
         )
-        patience = _END_SECONDS
         with _leaving_on_signals():
             actor.start()
             try:
                 lines = _watch(actor, out, said, tell)
                 slowest = min(line["images_per_second"] for line in lines)
-                patience += _END_STEPS * config.global_batch_size / slowest
+                # It is asked to save and to leave.
+                actor.terminate()
+                actor.join(_END_SECONDS + _END_STEPS * config.global_batch_size / slowest)
             finally:
-                _end(actor, patience)
+                _end_at_once(actor)
         if actor.exitcode != 128 + signal.SIGTERM:
             raise Failed(_ended(actor.exitcode, said))
         saved = max(path.stat().st_size for path in out.glob("checkpoint-*.pt"))
@@ -140,6 +141,8 @@ def _act(
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         return
+    # A group of its own: Ctrl-C is for its parent alone, which ends all of the group.
+    os.setpgid(0, 0)
     sys.stdout.flush()
     with said.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -195,13 +198,14 @@ def _log_lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def _end(actor: Any, patience: float) -> None:
-    """Ask it to save and leave; force it if it does not."""
-    actor.terminate()
-    actor.join(patience)
-    if actor.is_alive():
-        actor.kill()
-        actor.join()
+def _end_at_once(actor: Any) -> None:
+    """Kill what is left of the rehearsal: it leads a process group (`_act`)."""
+    if not actor.is_alive():
+        return
+    actor.kill()  # it may not lead its group yet
+    with suppress(ProcessLookupError):
+        os.killpg(actor.pid, signal.SIGKILL)
+    actor.join()
 
 
 def _ended(status: int | None, said: Path) -> str:

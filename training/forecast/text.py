@@ -85,17 +85,23 @@ def _time(found: Forecast) -> str:
         return "speed        not known"
     assert found.rehearsal is not None
     return (
-        f"speed        {found.images_per_second:.1f} images/s, disturbed steps included "
-        f"{found.rehearsal.images_per_second_mean:.1f}: {_duration(found.days)}"
+        f"speed        {two_digits(found.images_per_second)} images/s, disturbed steps included "
+        f"{two_digits(found.rehearsal.images_per_second_mean)}: {foretold_time(found.days)}"
     )
 
 
-def _duration(days: float) -> str:
+def foretold_time(days: float) -> str:
+    """Return a length of time that nobody has measured, with two digits."""
     if days < 1 / 24:
-        return f"{24 * 60 * days:.1f} minutes"
+        return f"{two_digits(24 * 60 * days)} minutes"
     if days < 1:
-        return f"{24 * days:.1f} hours"
-    return f"{days:.1f} days"
+        return f"{two_digits(24 * days)} hours"
+    return f"{two_digits(days)} days"
+
+
+def two_digits(value: float) -> str:
+    """Return a prediction: more digits than two would be made up."""
+    return f"{float(f'{value:.1e}'):,.{1 if 0 < value < 9.95 else 0}f}"
 
 
 def _millions(count: int) -> str:
