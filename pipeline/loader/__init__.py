@@ -49,7 +49,7 @@ DECODERS = ("auto", "turbojpeg", "dali", "dali-gpu")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderConfig:
     """How views are fed. `threads`, `prefetch` and `max_bad` change no pixel; executors agree to
-    within a level (tests/pipeline/augment/test_executors_agree.py), decoders to the bit on CPU.
+    within a level (pipeline/augment/agreement.py), decoders to the bit on CPU.
     On a GPU they differ by a level or two (pipeline/loader/tolerance.py).
 
     Raises:
