@@ -478,7 +478,10 @@ class DescribedRun:
 
 
 def described_run(out: Path) -> DescribedRun | None:
-    """Return what config.json of a run directory says; None where there is none that is whole."""
+    """Return what a run directory says: config.json, or if that is damaged, the checkpoint.
+
+    None: it holds no run.
+    """
     try:
         description = json.loads((out / "config.json").read_text(encoding="utf-8"))
         path = description["data"].get("path")
@@ -486,7 +489,9 @@ def described_run(out: Path) -> DescribedRun | None:
             config=from_dict(TrainConfig, description["config"]), data=path and Path(path)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        if checkpoint.latest(out) is None:
+            return None
+        return DescribedRun(config=recorded(out)[0], data=None)
 
 
 def described(

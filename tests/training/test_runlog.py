@@ -22,11 +22,13 @@ from training.claim import claimed
 from training.config import TrainConfig, apply_settings, to_dict
 from training.launch import World
 from training.runlog import (
+    DescribedRun,
     RunLog,
     _described,
     check_same_run,
     checkout_commit,
     described,
+    described_run,
     last_values,
 )
 
@@ -350,6 +352,7 @@ def test_a_damaged_description_is_the_checkpoints(tmp_path, manifest, capsys, co
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     check_same_run(tmp_path, config, manifest)
+    assert described_run(tmp_path) == DescribedRun(config=config, data=None)
     with pytest.raises(ValueError, match=r"other settings \(seed was 4, is 5\)"):
         check_same_run(tmp_path, apply_settings(TrainConfig(), ["seed=5"]), manifest)
     description = json.loads(json.dumps(described(config, manifest, World(), data=tmp_path)))
