@@ -133,7 +133,7 @@ class Order:
             self._tick(stream, thread)
             races = [self._access(stream, a, n, write=False, call=call) for a, n in also_read]
             # only copies between memory that CUDA knows: what malloc gives is anybody's
-            if what == "copy" or what == "kernel":
+            if what in ("copy", "kernel", "nccl_all_reduce"):
                 races.append(self._access(stream, call.source, call.size, write=False, call=call))
                 races.append(self._access(stream, call.to, call.size, write=True, call=call))
             return next(filter(None, races), "")

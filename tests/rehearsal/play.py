@@ -33,6 +33,7 @@ from bench.certificate.command import certificate_command
 from bench.generated import generated_samples, write_shards
 from bench.ladder import LadderRequest, ladder
 from model.guard import Guard
+from model.reduction import _Sums
 from model.snapshot import HostCopy, Snapshot
 from pipeline.augment import fused_kernels
 from pipeline.augment.fused_upload import Upload
@@ -51,7 +52,8 @@ FEW = 16  # images of a step whose launches are counted
 BUDGET = {1: (9000, 0), 8: (11000, 900)}
 SMALL = (
     "large_size=32 small_size=16 model.encoder.width=0.125 hidden_size=16 embedding_size=8 "
-    "num_negatives=3 warmup_epochs=1 threads=2 epochs=4 log_every=3 checkpoint_every=4"
+    "num_negatives=3 warmup_epochs=1 threads=2 epochs=4 log_every=3 checkpoint_every=4 "
+    "global_batch_size=16"
 )
 
 _stub = ctypes.CDLL(None)
@@ -114,7 +116,7 @@ for _name in ("add_levels", "resample", "recolor", "blur"):
 
 @contextmanager
 def marked() -> Iterator[None]:
-    """Mark steps, what the host may wait for, and what the host does with pinned memory."""
+    """Mark steps, what the host may wait for, who reads gradients, and pinned memory."""
 
     def step(original: Any, model: Any, optimizer: Any, batch: Any, *others: Any) -> Any:
         mark("STEP_BEGIN")
@@ -149,6 +151,12 @@ def marked() -> Iterator[None]:
         original(self, *arguments, **others)
         mark("FRESH", self._memory.data_ptr(), self.size)
 
+    def update(original: Any, guard: Guard, *others: Any) -> Any:
+        stream = torch.cuda.current_stream().cuda_stream
+        for bucket in guard.gradients._buckets:
+            mark("kernel", bucket.flat.data_ptr(), bucket.flat.nbytes, stream=stream, read=True)
+        return original(guard, *others)
+
     def saved(_: Any, state: Any) -> str:
         for tensor in state["model"].values():
             mark("HOST_READ", tensor.data_ptr(), tensor.nbytes)
@@ -159,6 +167,7 @@ def marked() -> Iterator[None]:
             (train, "train_step", step),
             (train, "record", aside),
             (train, "barrier", aside),
+            (Guard, "update", update),
             (train.checkpoint, "export_encoder", aside),
             (training.monitor.KnnMonitor, "measure", aside),
             (Slot, "lay_out", lay_out),
@@ -181,9 +190,7 @@ def _around(owner: Any, name: str, around: Callable[..., Any]) -> Any:
 def played(size: int, folder: Path, name: str, *settings: str) -> list[Call]:
     """Train on one of `size` GPUs until the end; return the calls of it."""
     device = torch.device("cuda", DEVICE)
-    config = apply_settings(
-        load_preset("demo"), [*SMALL.split(), f"global_batch_size={16 * size}", *settings]
-    )
+    config = apply_settings(load_preset("demo"), [*SMALL.split(), *settings])
     config = replace(config, loader=config.loader.for_device(device))
     world = World(size=size, local_rank=DEVICE, local_size=DEVICE + 1, device=device)
     start = len(_log())
@@ -217,6 +224,16 @@ def _packs_without_waiting() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _sums_without_waiting() -> Iterator[None]:
+    def finish(_: Any, sums: _Sums) -> None:
+        while len(sums._started) < len(sums._buckets):
+            sums._start()
+
+    with _around(_Sums, "finish", finish):
+        yield
+
+
 # what is planted -> (kind of fault that it must be seen as, how)
 PLANTED: dict[str, tuple[str, Callable[[], Any]]] = {
     "a value that the host asks for": ("the host waits", _asks),
@@ -247,6 +264,10 @@ PLANTED: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
 }
 
+PLANTED_AMONG_SEVERAL = {
+    "gradients that are used before they are summed": ("race", _sums_without_waiting)
+}
+
 
 def runs(folder: Path, size: int) -> None:
     """A run, its resumption, and runs with planted faults."""
@@ -263,13 +284,12 @@ def runs(folder: Path, size: int) -> None:
             said(f"{size} process(es), {begin}: well, {compared} accesses in order")
             (folder / "run/checkpoint-00000012.pt").unlink()
             (folder / "run/encoder.pt").unlink()
-        if size == 1:
-            for fault, (kind, plant) in PLANTED.items():
-                with plant():
-                    log = played(size, folder, fault, "max_steps=12", "monitor_every=0")
-                faults, _ = faults_of(log, device=DEVICE)
-                assert set(faults.times) == {kind}, f"{fault}: {faults}"
-                said(f"found as planted: {fault}")
+        for fault, (kind, plant) in (PLANTED if size == 1 else PLANTED_AMONG_SEVERAL).items():
+            with plant():
+                log = played(size, folder, fault, "max_steps=12", "monitor_every=0")
+            faults, _ = faults_of(log, device=DEVICE)
+            assert set(faults.times) == {kind}, f"{fault}: {faults or 'nothing was found'}"
+            said(f"found as planted: {fault}")
 
 
 def _alone_among(size: int) -> None:
@@ -340,16 +360,14 @@ def over(found: tuple[int, int], size: int) -> str:
 def measure(folder: Path) -> None:
     """The ladder and the certificate, to their last figures."""
     write_shards(folder / "shards", "dali", generated_samples(64, height=60, width=80))
-    config = apply_settings(load_preset("demo"), [*SMALL.split(), "global_batch_size=16"])
+    config = apply_settings(load_preset("demo"), SMALL.split())
     request = LadderRequest(
         config=config, device="cuda", rounds=1, threads=2, data=folder / "shards", batch=16
     )
     skipped = [row for row in ladder(request)["rows"] if "skipped" in row]
     assert not skipped, skipped
     said("the ladder: all rungs")
-    settings = [
-        word for pair in [*SMALL.split(), "global_batch_size=16"] for word in ("--set", pair)
-    ]
+    settings = [word for pair in SMALL.split() for word in ("--set", pair)]
     with suppress(SystemExit), redirect_stdout(io.StringIO()):  # figures of nothing, bars missed
         certificate_command(
             [

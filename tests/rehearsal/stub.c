@@ -271,7 +271,8 @@ int ncclCommGetAsyncError(void *c, int *e) { *e = 0; return 0; }
 const char *ncclGetErrorString(int e) { return "stub"; }
 const char *ncclGetLastError(void *c) { return "stub"; }
 int ncclAllReduce(const void *from, void *to, size_t n, int t, int o, void *c, void *s) {
-    op("nccl_all_reduce", s, to, from, n);
+    static const char sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
+    op("nccl_all_reduce", s, to, from, n * (t < sizeof sizes ? sizes[t] : 1));
     return 0;
 }
 int ncclAllGather(const void *from, void *to, size_t n, int t, void *c, void *s) {
