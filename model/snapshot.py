@@ -29,7 +29,8 @@ class Snapshot:
     def wait(self) -> None:
         """Wait, in whatever thread, until all copies are there."""
         if self.copied is not None:
-            self.copied.synchronize()
+            with torch.cuda.device(self.copied.device):  # a new thread would open one on GPU 0
+                self.copied.synchronize()
 
 
 class HostCopy:

@@ -196,6 +196,8 @@ class MultiCropLoader:
         device: torch.device = CPU,
     ) -> None:
         on_gpu = device.type == "cuda"
+        if on_gpu and device.index is None:  # the caller's current one, which threads do not know
+            device = torch.device("cuda", torch.cuda.current_device())
         stages = _Stages(
             shards=shards,
             decoder=decoder,

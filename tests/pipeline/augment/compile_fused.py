@@ -1,10 +1,12 @@
 """Compile the fused executor's kernels ahead of time, without a GPU; one JSON object on stdout.
 
 Run as a script, in a process of its own: where Triton's interpreter is on, kernels are no kernels.
+With --all: every combination of the recipe's options, for sm_90.
 
 {"resample sm_90 ...": {"registers": .., "spills": .., "stack": .., "shared": ..}, ..}
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -67,14 +69,19 @@ def constants(size, views, first, variant):
     }
 
 
-def compiled(kernel, architecture, out_type, values):
+def compiled(kernel, architecture, out_type, mine):
     names = kernel.arg_names
-    mine = {name: value for name, value in values.items() if name in names}
     types = POINTERS | {"out": out_type, "sums": "*fp32"}
     if kernel is kernels.add_levels:
         types |= {"sums": "*i64"}
     signature = {name: "constexpr" if name in mine else types.get(name, "fp32") for name in names}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=mine)
+    # As a launch finds them: all memory begins at a multiple of 16 bytes.
+    aligned = {
+        (number,): [["tt.divisibility", 16]]
+        for number, name in enumerate(names)
+        if signature[name].startswith("*")
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=mine, attrs=aligned)
     options = {"maxnreg": CROP_REGISTERS} if kernel is kernels.resample else {}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
@@ -100,18 +107,27 @@ def resources(binary, architecture):
 
 
 def main():
-    result = {}
-    for architecture in ARCHITECTURES:
-        for out_type in ("*bf16", "*fp32"):
-            for size, views, first in ((224, 4, 0), (96, 2, 4)):
-                for number, variant in enumerate(VARIANTS):
-                    for name in ("resample", "recolor", "blur", "add_levels"):
-                        kernel = getattr(kernels, name)
-                        values = constants(size, views, first, variant)
-                        binary = compiled(kernel, architecture, out_type, values)
-                        key = f"{name} sm_{architecture} {out_type[1:]} {size} variant {number}"
-                        result[key] = resources(binary, architecture)
-                        print(key, result[key], file=sys.stderr)
+    every = "--all" in sys.argv
+    choices = itertools.product([True, False], repeat=len(PLAIN))
+    variants = [dict(zip(PLAIN, values, strict=True)) for values in choices] if every else VARIANTS
+    result, seen = {}, {}
+    for architecture, out_type, (size, views, first), (number, variant), name in itertools.product(
+        ARCHITECTURES[-1:] if every else ARCHITECTURES,
+        ("*bf16", "*fp32"),
+        ((224, 4, 0), (96, 2, 4)),
+        enumerate(variants),
+        ("resample", "recolor", "blur", "add_levels"),
+    ):
+        kernel = getattr(kernels, name)
+        values = constants(size, views, first, variant)
+        mine = {name: value for name, value in values.items() if name in kernel.arg_names}
+        # Most options are of the crop only.
+        same = name, architecture, "out" in kernel.arg_names and out_type, *mine.items()
+        if same not in seen:
+            seen[same] = resources(compiled(kernel, architecture, out_type, mine), architecture)
+        key = f"{name} sm_{architecture} {out_type[1:]} {size} variant {number}"
+        result[key] = seen[same]
+        print(key, result[key], file=sys.stderr)
     print(json.dumps(result))
 
 
