@@ -106,7 +106,13 @@ import sys
 import train
 import training.monitor
 
-def extract_features(*_):
+measured = training.monitor.extract_features
+calls = []
+
+def extract_features(*arguments, **options):
+    calls.append(arguments)
+    if len(calls) == 1:  # of the untrained encoder
+        return measured(*arguments, **options)
     raise RuntimeError("no features today")
 
 training.monitor.extract_features = extract_features

@@ -292,7 +292,8 @@ class RunLog:
         path = self._out / METRICS_NAME
         text = _text(path, missing="")
         records = _records(text)
-        kept = "".join(line + "\n" for line, at in records if at <= step)
+        # From the beginning, nothing: the encoder that is not trained yet is measured again.
+        kept = "".join(line + "\n" for line, at in records if step and at <= step)
         # The last line may be cut off by a kill: it is of a step that is done again.
         whole = text.splitlines()[: None if text.endswith("\n") else -1]
         damaged = len(set(whole) - {line for line, _ in records})

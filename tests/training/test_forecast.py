@@ -167,9 +167,9 @@ def test_the_work_that_is_left_counts_kNN_and_smaller_views(shards, tiny):
     (forward,) = forward_operations(tiny.model.encoder, tiny.recipe.large_size)
     knn = 24 * forward / operations_per_image(tiny)
     assert np.all(shards.labels >= 0)
-    assert _work(watched, plan, shards, done=0, size=1) == pytest.approx(96 + 2 * knn)
+    assert _work(watched, plan, shards, done=0, size=1) == pytest.approx(96 + 3 * knn)
     assert _work(watched, plan, shards, done=6, size=2) == pytest.approx(48 + 2 * knn)
-    for seldom, times in ((3, 2), (9, 1)):  # and after the last step
+    for seldom, times in ((3, 3), (9, 2)):  # before the first step, and after the last, too
         watched = replace(tiny, monitor_every=seldom)
         assert _work(watched, plan, shards, done=0, size=1) == pytest.approx(96 + times * knn)
     assert _work(watched, plan, shards, done=12, size=1) == 0

@@ -182,6 +182,7 @@ def _work(config: TrainConfig, plan: Plan, shards: Shards, *, done: int, size: i
         every = config.monitor_every * per_epoch
         times = plan.end_step // every - done // every
         times += plan.end_step % every > 0 and done < plan.end_step  # and at the end
+        times += done == 0  # and of the untrained encoder
         work += times * size * measured * forward / whole
     return work
 
