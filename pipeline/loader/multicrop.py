@@ -106,10 +106,10 @@ class _Stages:
 
     def _run(self, clock: StageClock, output: Channel[Any], make: Callable[[int], Any]) -> None:
         """One thread: a batch for each step, until the end, a failure or the closing."""
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # a new thread would open a context on GPU 0
         for step in self.steps:
             try:
+                if self.device.type == "cuda" and step == self.steps.start:
+                    torch.cuda.set_device(self.device)  # a new thread would use GPU 0
                 item = make(step)
             except ChannelClosed:
                 break

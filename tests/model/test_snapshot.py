@@ -1,5 +1,7 @@
 import io
 from collections import OrderedDict
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from model import checkpoint
 from model.lars import OptimizerConfig, make_optimizer
-from model.snapshot import HostCopy, first_not_finite
+from model.snapshot import HostCopy, Snapshot, first_not_finite
 from tests.model.test_checkpoint import CONFIG, assert_equal_states, make_model, train
 
 
@@ -113,3 +115,19 @@ def test_updates_queued_behind_the_copy_do_not_tear_it():
         snapshot.wait()
         assert all(tensor.is_pinned() for tensor in tensors_of(snapshot.state))
         assert all(bool((tensor == round).all()) for tensor in tensors_of(snapshot.state))
+
+
+def test_a_thread_waits_on_the_device_of_the_copy(monkeypatch):
+    # A new thread's current device is GPU 0: on another rank it would open a context there.
+    calls = []
+
+    @contextmanager
+    def current(device):
+        calls.append(device)
+        yield
+        calls.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    event = SimpleNamespace(device="cuda:3", synchronize=lambda: calls.append("waited"))
+    Snapshot(state={}, copied=event).wait()
+    assert calls == ["cuda:3", "waited", "left"]

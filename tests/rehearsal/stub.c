@@ -187,8 +187,20 @@ int cudaStreamCreate(void **s) { return made(s, "stream"); }
 int cudaStreamSynchronize(void *s) { passed = records; op("SYNC_stream", s, 0, 0, 0); return 0; }
 int cudaStreamWaitEvent(void *s, void *e, unsigned f) { op("wait", s, 0, e, 0); return 0; }
 int cudaStreamGetPriority(void *s, int *p) { *p = 0; return 0; }
-int cudaStreamIsCapturing(void *s, int *c) { *c = 0; return 0; }
-int cudaStreamGetCaptureInfo(void *s, int *c, void *a, void *b, void *d, void *e, void *f) { *c = 0; return 0; }
+/* a graph is one kernel, whatever was captured */
+static void *captured;
+int cudaStreamBeginCapture(void *s, int mode) { captured = s; op("capture", s, 0, 0, 0); return 0; }
+int cudaStreamEndCapture(void *s, void **graph) { captured = NULL; return made(graph, "captured"); }
+int cudaStreamIsCapturing(void *s, int *c) { *c = s && s == captured; return 0; }
+int cudaStreamGetCaptureInfo(void *s, int *c, unsigned long long *id, void **g, void *d, void *e, void *n) {
+    if (id) *id = 1;
+    if (g) *g = captured;
+    return cudaStreamIsCapturing(s, c);
+}
+int cudaGraphInstantiate(void **x, void *g, unsigned long long f) { return made(x, "graph"); }
+int cudaGraphInstantiateWithFlags(void **x, void *g, unsigned long long f) { return made(x, "graph"); }
+int cudaGraphGetNodes(void *g, void *nodes, size_t *n) { *n = 1; return 0; }
+int cudaGraphLaunch(void *x, void *s) { op("kernel", s, 0, 0, 0); return 0; }
 int cudaEventCreateWithFlags(void **e, unsigned f) { return made(e, "event"); }
 int cudaEventCreate(void **e) { return made(e, "event"); }
 int cudaEventRecord(void *e, void *s) {

@@ -14,6 +14,7 @@ from pipeline.augment.params import sample_view_params
 from pipeline.augment.reference import ReferenceViews
 from pipeline.loader import LoaderConfig, evaluation_views, training_views
 from pipeline.loader.multicrop import _Stages
+from pipeline.loader.ring import Channel
 from pipeline.saliency.codec import decode_mask
 from pipeline.sampler import Sampler
 from pipeline.stats import LoaderClock
@@ -63,7 +64,10 @@ def test_a_thread_works_on_the_device_of_its_process(stage, monkeypatch):
     seen = []
     monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     device = torch.device("cuda", 3)
-    settled = {"steps": range(0), "clock": LoaderClock(), "device": device}
+    closed = Channel(1)
+    closed.close()
+    settled = {"steps": range(1), "clock": LoaderClock(), "device": device}
+    settled |= dict.fromkeys(("memories", "encoded", "decoded", "views"), closed)
     stages = _Stages(**dict.fromkeys(item.name for item in fields(_Stages)) | settled)
     getattr(stages, f"run_{stage}")()
     assert seen == [device]
