@@ -419,7 +419,9 @@ def train_step(
         config.loss,
         gradients=guard.gradients,
         parts=config.accumulate,
-        together=config.runs_views_together(world.size, on_cpu=world.device.type == "cpu"),
+        together=config.runs_views_together(
+            len(batch.labels) // config.accumulate, on_cpu=world.device.type == "cpu"
+        ),
         autocast=_autocast(config, world.device),
     )
     guard.update(optimizer, step, plan.target_decay(config, step))

@@ -148,11 +148,14 @@ class TrainConfig:
         for name, choices in self.CHOICES.items():
             require_one_of(name, getattr(self, name), choices)
 
-    def runs_views_together(self, world_size: int, *, on_cpu: bool) -> bool:
-        """Whether online views of one size go through the network in one forward and backward."""
+    def runs_views_together(self, rows: int, *, on_cpu: bool) -> bool:
+        """Whether online views of one size go through the network in one forward and backward.
+
+        Args:
+            rows: images of a view in one process, in one part of the batch.
+        """
         if self.views_together != "auto":
             return self.views_together == "yes"
-        rows = self.global_batch_size // world_size // self.accumulate
         return on_cpu or rows <= _FEW_ROWS
 
 

@@ -45,11 +45,12 @@ def sent_in_a_step(config: TrainConfig, *, local_batch: int, world_size: int) ->
     """Everything that goes over the process group of the device in one step, on GPUs.
 
     - gradients: each flat tensor of model/reduction.py once.
-    - BatchNorm, forward: mean, deviation and count, 2 C + 1 numbers, of each layer for each view
-      that passes it: V views online, L through the target, in each of the k parts.
-    - BatchNorm, backward: two sums, 2 C numbers, of each online layer and view.
-    - embeddings, with negatives=global alone: [L, B, D] of the target at once, [B, D] of each
-      online view; and in the backward pass the gradient of each online view's gathered [W B, D].
+    - BatchNorm, forward: mean and deviation of each view, and a count: 2 C v + 1 numbers of each
+      layer for each v views that pass it together, in each of the k parts: L through the target;
+      online one, or all of a size (`views_together`).
+    - BatchNorm, backward: two sums, 2 C v numbers, of each online layer and group of views.
+    - embeddings, with negatives=global alone: [L, B, D] of the target at once, [v, B, D] of each
+      group of online views; and in the backward pass the gradient of the gathered [v, W B, D].
 
     One process alone sends nothing.
     """
@@ -63,10 +64,19 @@ def sent_in_a_step(config: TrainConfig, *, local_batch: int, world_size: int) ->
         num_bytes=sum(networks.gradients),
         last_bytes=networks.gradients[-1],
     )
-    found = [gradients, *_statistics(networks, config)]
+    groups = _groups(config, local_batch)
+    found = [gradients, *_statistics(networks, config, groups)]
     if config.loss.negatives == "global":
-        found += _embeddings(config, local_batch, world_size)
+        found += _embeddings(config, groups, local_batch, world_size)
     return tuple(found)
+
+
+def _groups(config: TrainConfig, local_batch: int) -> list[int]:
+    """How many online views go through the network at once, one after the other."""
+    recipe = config.recipe
+    if not config.runs_views_together(local_batch // config.accumulate, on_cpu=False):
+        return [1] * recipe.num_views
+    return [count for count in (recipe.num_large, recipe.num_small) if count]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,40 +100,39 @@ def _networks(config: ReLICv2Config) -> _Networks:
     )
 
 
-def _statistics(networks: _Networks, config: TrainConfig) -> Iterator[Sent]:
-    recipe, parts = config.recipe, config.accumulate
-    passes = [
-        (networks.online, recipe.num_views * parts),
-        (networks.target, recipe.num_large * parts),
-    ]
+def _statistics(networks: _Networks, config: TrainConfig, groups: list[int]) -> Iterator[Sent]:
+    parts = config.accumulate
+    online = [(networks.online, views) for views in groups] * parts
+    passes = online + [(networks.target, config.recipe.num_large)] * parts
     yield Sent(
         name="BatchNorm, forward",
         operation=GATHER,
-        calls=sum(len(layers) * times for layers, times in passes),
-        num_bytes=_FLOAT * sum((2 * c + 1) * times for layers, times in passes for c in layers),
+        calls=sum(len(layers) for layers, _ in passes),
+        num_bytes=_FLOAT * sum(2 * c * views + 1 for layers, views in passes for c in layers),
     )
-    layers, times = passes[0]
     yield Sent(
         name="BatchNorm, backward",
         operation=SUM,
-        calls=len(layers) * times,
-        num_bytes=_FLOAT * sum(2 * c * times for c in layers),
+        calls=sum(len(layers) for layers, _ in online),
+        num_bytes=_FLOAT * sum(2 * c * views for layers, views in online for c in layers),
     )
 
 
-def _embeddings(config: TrainConfig, local_batch: int, world_size: int) -> Iterator[Sent]:
+def _embeddings(
+    config: TrainConfig, groups: list[int], local_batch: int, world_size: int
+) -> Iterator[Sent]:
     recipe, parts = config.recipe, config.accumulate
     row = _FLOAT * config.model.embedding_size * local_batch  # all parts together
     yield Sent(
         name="embeddings, forward",
         operation=GATHER,
-        calls=(recipe.num_views + 1) * parts,
+        calls=(len(groups) + 1) * parts,
         num_bytes=(recipe.num_views + recipe.num_large) * row,
     )
     yield Sent(
         name="embeddings, backward",
         operation=SUM,
-        calls=recipe.num_views * parts,
+        calls=len(groups) * parts,
         num_bytes=recipe.num_views * world_size * row,
     )
 

@@ -34,12 +34,13 @@ def sent(rank, size):
         if options.get("async_op"):
             note("gradients", tensor)
         else:
-            statistics = tensor.ndim == 2 and len(tensor) == 2
-            note("BatchNorm, backward" if statistics else "embeddings, backward", tensor)
+            embeddings = tensor.shape[-2:] == (BATCH // PARTS, width)
+            note("embeddings, backward" if embeddings else "BatchNorm, backward", tensor)
         return honest[0](tensor, *arguments, **options)
 
     def all_gather(parts, tensor, *arguments, **options):
-        embeddings = tensor.shape[-1] == width and tensor.shape[-2] == BATCH // size // PARTS
+        statistics = len(tensor) == 3  # [3, P, C]: count, mean, variance of P views
+        embeddings = tensor.shape[-2:] == (BATCH // size // PARTS, width) and not statistics
         note("embeddings, forward" if embeddings else "BatchNorm, forward", tensor)
         return honest[1](parts, tensor, *arguments, **options)
 
@@ -64,5 +65,12 @@ def _one_step(settings, rank, size):
     )
     gradients = FlatGradients(model.online.parameters())
     backward(
-        model, large, small, None, settings.loss, gradients=gradients, parts=settings.accumulate
+        model,
+        large,
+        small,
+        None,
+        settings.loss,
+        gradients=gradients,
+        parts=settings.accumulate,
+        together=settings.runs_views_together(BATCH // size // PARTS, on_cpu=True),
     )

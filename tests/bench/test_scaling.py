@@ -42,7 +42,7 @@ def test_what_is_counted_is_what_two_processes_send(tmp_path):
         assert ranks[0][f"{name} calls"] == each.calls, name
         if name != "BatchNorm, forward":
             assert ranks[0][f"{name} bytes"] == each.num_bytes, name
-    # On a CPU the count goes with each channel: 3 C numbers in place of 2 C + 1.
+    # On a CPU the count goes with each channel of a view: 3 C v numbers in place of 2 C v + 1.
     forward = expected["BatchNorm, forward"]
     channels = (forward.num_bytes // 4 - forward.calls) // 2
     assert ranks[0]["BatchNorm, forward bytes"] == 4 * 3 * channels
@@ -57,11 +57,15 @@ def test_the_paper_sends_its_parameters_once_and_statistics_of_every_layer_and_v
     assert list(sent) == ["gradients", "BatchNorm, forward", "BatchNorm, backward"]
     assert 4 * parameters <= sent["gradients"].num_bytes < 4.01 * parameters
     assert sent["gradients"].last_bytes < sent["gradients"].num_bytes / 2
-    # 53 layers of the encoder, one of each head; 6 views online, 4 through the target
-    assert sent["BatchNorm, forward"].calls == 6 * 55 + 4 * 54
+    # 53 layers of the encoder, one of each head; 6 views online, 4 at once through the target
+    assert sent["BatchNorm, forward"].calls == 6 * 55 + 54
     assert sent["BatchNorm, backward"].calls == 6 * 55
     channels = 26_560 + 2 * hidden
     assert sent["BatchNorm, backward"].num_bytes == 4 * 2 * 6 * channels
+    few = by_name(sent_in_a_step(PAPER, local_batch=64, world_size=8))  # views of a size at once
+    assert few["BatchNorm, forward"].calls == 2 * 55 + 54
+    assert few["BatchNorm, backward"].calls == 2 * 55
+    assert few["BatchNorm, backward"].num_bytes == sent["BatchNorm, backward"].num_bytes
 
 
 def test_parts_send_statistics_anew_and_gradients_once():
@@ -131,7 +135,8 @@ def test_the_last_sum_has_nothing_to_hide_behind():
     between=st.floats(1e9, 1e12),
 )
 def test_efficiency_falls_with_nodes_and_rises_with_the_batch(nodes, local_batch, rate, between):
-    config, cluster = tiny(), Cluster(rate=rate, between=between)
+    config = replace(tiny(), views_together="no")  # beyond 64 images "auto" sends more messages
+    cluster = Cluster(rate=rate, between=between)
 
     def efficiency(nodes, local_batch):
         found = predict_scaling(config, cluster, gpus=8 * nodes, local_batch=local_batch)
