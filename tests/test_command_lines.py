@@ -38,7 +38,7 @@ def without_torch(*words):
         (["evaluate.py"], "linear"),
         (["evaluate.py", "knn"], "--checkpoint"),
         (["bench"], "certificate  PASS or FAIL"),
-        (["pipeline.saliency"], "Draw pictures, the maps of all methods"),
+        (["pipeline.saliency"], "Draw images with their final masks"),
     ],
 )
 def test_help_needs_no_torch(words, said):
