@@ -221,11 +221,21 @@ def encoder_from(content: Mapping[str, Any], path: Path) -> ResNet:
         raise ValueError(f"{path} is no exported encoder (it holds {', '.join(map(str, content))})")
     try:
         encoder = ResNet(ResNetConfig(**config))
+        _require_no_prefix(weights)
         _require_same_shapes(encoder, weights)
-    except (TypeError, ValueError, AttributeError) as error:
+        encoder.load_state_dict(weights)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no encoder of this version: {error}") from error
-    encoder.load_state_dict(weights)
     return encoder.eval()
+
+
+def _require_no_prefix(weights: Mapping[str, Any]) -> None:
+    """Raise ValueError where names begin as those of a module around the encoder do."""
+    first = "conv1.weight"
+    wrapped = [name for name in weights if name.endswith(f".{first}")]
+    if first not in weights and wrapped:
+        prefix = min(wrapped, key=len).removesuffix(first)
+        raise ValueError(f"the names begin with {prefix!r}; take that away from each of them")
 
 
 def is_state_dict(content: Mapping[str, Any]) -> bool:

@@ -170,7 +170,7 @@ def apply_settings(config: Config, settings: Sequence[str]) -> Config:
     """
     for setting in settings:
         path, equals, value = setting.partition("=")
-        if not equals:
+        if not equals or not path.strip():
             raise ValueError(f"--set takes name=value, got {setting!r}; {_listed(config)}")
         path = _whole_path(config, path.strip())
         config = _replaced(config, path.split("."), value.strip(), path)

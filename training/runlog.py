@@ -290,7 +290,11 @@ class RunLog:
             The last step that was logged; 0 without any.
         """
         path = self._out / METRICS_NAME
-        text = _text(path, missing="")
+        try:
+            text = _text(path, missing="")
+        except ValueError as error:
+            self._set_aside(path, error, "the log begins anew")
+            text = ""
         records = _records(text)
         # From the beginning, nothing: the encoder that is not trained yet is measured again.
         kept = "".join(line + "\n" for line, at in records if step and at <= step)

@@ -58,9 +58,13 @@ def list_records(
     from pipeline.sources.demo import DEMO_SETS, list_demo
     from pipeline.sources.folder import list_folder
 
+    if not source:
+        raise ValueError("--source is empty; give a folder, a tar archive or a generated set")
     if source in DEMO_SETS:
         return list_demo(source, limit=limit)
     path = Path(source)
+    if path.is_file() and is_image_name(path.name):
+        raise ValueError(f"{source}: one image; give the folder that holds it")
     if path.is_dir():
         found = list_folder(path, masks=masks, first_folder_is_class=first_folder_is_class)
     elif path.is_file():

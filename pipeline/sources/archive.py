@@ -11,6 +11,7 @@ import heapq
 import os
 import posixpath
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,8 @@ def list_archive(path: Path, *, first_folder_is_class: bool = False) -> Source:
         records=records,
         label_names=sort_label_names(known),
         description=f"tar archive of {len(records)} pictures, {len(known)} classes"
-        f"{describe_top(top)}{describe_ignored(ignored.listed())}",
+        f"{_several(names, given is not None)}{describe_top(top)}"
+        f"{describe_ignored(ignored.listed())}",
         ignored=ignored.listed(),
         top=top,
         labels_given=given is not None,
@@ -150,6 +152,16 @@ def _read_labels(
             text = content.decode("utf-8", "surrogateescape").strip()
             texts[name] = None if text in ("", "-1") else interned.setdefault(text, text)
     return [texts[name] for name in wanted] if used else None
+
+
+def _several(names: list[str], in_samples: bool) -> str:
+    """Say that WebDataset samples have more than one image, and that each of them is taken."""
+    counts = Counter(map(_sample_key, names)) if in_samples else Counter()
+    several = [key for key, count in counts.items() if count > 1]
+    if not several:
+        return ""
+    first = ", ".join(name for name in names if _sample_key(name) == several[0])
+    return f", {len(several)} samples have several images and each is taken, such as {first}"
 
 
 def _sample_key(name: str) -> str:
@@ -194,7 +206,15 @@ def _trees(path: Path, file: BinaryIO, ignored: IgnoredEntries) -> Iterator[tupl
     yield "", outer
     for name, extent in inner.items():
         prefix = f"{name[:-4]}/"
-        yield prefix, _read_tree(path, file, extent, prefix, ignored)
+        if not extent.size:
+            ignored.add(name, "archive of 0 bytes")
+            continue
+        try:
+            tree = _read_tree(path, file, extent, prefix, ignored)
+        except ValueError as error:
+            why = str(error).removeprefix(f"{path}: ")
+            raise ValueError(f"{path}: {name} in it: {why}") from error
+        yield prefix, tree
 
 
 def _read_tree(

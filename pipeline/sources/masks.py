@@ -24,7 +24,7 @@ from PIL import Image
 from pipeline.sources import is_image_name
 from pipeline.sources.depth import deep_samples, to_8_bits
 from pipeline.sources.folder import FolderOrigin, walk
-from pipeline.sources.record import Source, mask_name, name_of_path
+from pipeline.sources.record import HIDDEN, IgnoredEntries, Source, mask_name, name_of_path
 
 _RULES = ("auto", "bright", "nonzero")
 _BORDER = 255  # an index of PASCAL VOC
@@ -95,8 +95,10 @@ def foreground_of(image: Image.Image, foreground: Foreground) -> tuple[NDArray[n
         return _brightness(image), ""
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            return _ones_as_white(np.asarray(alpha)), ""
+        opacity = np.asarray(alpha)
+        if opacity.min() != opacity.max():  # of one value, it says nothing
+            pixels = _ones_as_white(opacity)
+            return pixels, _doubt(pixels, alpha)
     if image.mode == "P" and _has_colours(image):
         return _all_but_zero(np.asarray(image)), ""
     pixels = _ones_as_white(_brightness(image))
@@ -165,7 +167,7 @@ def _all_but_zero(indices: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _doubt(pixels: NDArray[np.uint8], image: Image.Image) -> str:
     """What speaks against brightness as the meaning of a mask, or ""."""
-    values = np.unique(_numbers(image)) if _is_deep(image) else np.unique(pixels)
+    values = np.unique(deep_samples(image) if _is_deep(image) else pixels)
     if len(values) < 2:
         return ""
     dark, bright = (pixels > 0) & (pixels < _DARK), pixels > _HALF
@@ -236,7 +238,8 @@ def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder of masks")
     names: defaultdict[str, list[str]] = defaultdict(list)  # without ending -> files
-    for name, _ in walk(folder):
+    ignored = IgnoredEntries()
+    for name, _ in walk(folder, ignored=ignored):
         if is_image_name(name):
             names[_stem(name)].append(name)
     among_images = _lie_together(source, folder)
@@ -264,7 +267,12 @@ def attach_masks(source: Source, folder: Path) -> tuple[Source, int]:
             f"{folder}: no mask fits any picture; looked for {wanted} and so on, "
             f"found {present or 'no images'}"
         )
-    return replace(source, records=records), num_found
+    unread = tuple(
+        replace(entry, reason=f"{entry.reason}, among the masks")
+        for entry in ignored.listed()
+        if entry.reason != HIDDEN
+    )
+    return replace(source, records=records, ignored=(*source.ignored, *unread)), num_found
 
 
 def _stem(name: str) -> str:

@@ -183,14 +183,20 @@ def folders_without_images(
     return sorted(empty)
 
 
+_TEST_SPLITS = (
+    *("val", "valid", "validation", "dev", "eval", "evaluation"),
+    *("test", "testing", "tst"),
+)
+
+
 def split_kind(name: str) -> str | None:
     """ "train" or "test" if a folder of this name holds a split, not a class, else None."""
     stem = name.lower().rstrip("0123456789").rstrip("-_ ")
     for ending in ("set", "data", "images", "split"):
         stem = stem.removesuffix(ending).rstrip("-_ ")
-    if stem in ("train", "training"):
+    if stem in ("train", "training", "trn"):
         return "train"
-    return "test" if stem in ("val", "valid", "validation", "test", "testing") else None
+    return "test" if stem in _TEST_SPLITS else None
 
 
 def sort_label_names(names: set[str]) -> tuple[str, ...]:

@@ -18,9 +18,13 @@ class Stop:
         self.asked = False
 
     def listen(self) -> None:
-        """Take SIGINT and SIGTERM from now on; only in the main thread."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._notice)
+        """Take SIGINT, SIGTERM and SIGHUP from now on, unless they are ignored (nohup).
+
+        Only in the main thread.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._notice)
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a stop was asked for."""

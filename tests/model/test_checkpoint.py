@@ -337,6 +337,8 @@ def test_encoder_of_an_older_version_is_read(tmp_path):
         ("list", r"encoder\.pt holds no encoder"),
         ("foreign", r"encoder\.pt holds no encoder"),
         ("changed", r"another model: conv1.weight is \(4, 3, 3, 3\)"),
+        ("wrapped", r"the names begin with 'module\.'; take that away"),
+        ("meta", r"encoder\.pt holds no encoder"),
         ("older, changed", r"another model: conv1.weight is \(4, 3, 3, 3\)"),
         ("older, foreign", r"encoder\.pt holds no encoder"),
     ],
@@ -361,6 +363,10 @@ def test_file_that_is_no_encoder_is_named(tmp_path, kind, complaint):
         beside.write_text('{"depth": 18}')
     elif kind == "changed":
         beside.write_text(json.dumps(config | {"width": 0.125}))
+    elif kind == "wrapped":
+        torch.save({f"module.{name}": weight for name, weight in weights.items()}, path)
+    elif kind == "meta":
+        torch.save({name: weight.to("meta") for name, weight in weights.items()}, path)
     elif kind == "older, changed":
         torch.save(wrapped(weights, 0.125), path)
     else:

@@ -37,6 +37,23 @@ def reasons(source):
     return {entry.reason: (entry.count, list(entry.names)) for entry in source.ignored}
 
 
+def test_an_inner_archive_that_is_empty_or_none_is_named(tmp_path):
+    inner = tar_of({"a.jpg": b"A"})
+    source = listed(tmp_path / "x.tar", tar_of({"n01.tar": inner, "n02.tar": b""}))
+    assert contents(source) == {"n01/a.jpg": ("n01", b"A")}
+    assert reasons(source) == {"archive of 0 bytes": (1, ["n02.tar"])}
+    with pytest.raises(ValueError, match=r"y\.tar: n03\.tar in it: "):
+        listed(tmp_path / "y.tar", tar_of({"n01.tar": inner, "n03.tar": b"garbage" * 200}))
+
+
+def test_samples_with_several_images_are_told(tmp_path):
+    files = {"1.jpg": b"A", "1.seg.png": b"B", "1.cls": b"3", "2.jpg": b"C", "2.cls": b"4"}
+    source = listed(tmp_path / "x.tar", tar_of(files))
+    assert "1 samples have several images and each is taken, such as 1.jpg, 1.seg.png" in (
+        source.description
+    )
+
+
 def test_class_folders_in_a_tar(tmp_path):
     files = {"dog/b.jpg": b"DB", "cat/a.png": b"CA" * 700, "cat/readme.txt": b"no"}
     source = listed(tmp_path / "x.tar", tar_of(files))

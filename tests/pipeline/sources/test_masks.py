@@ -1,9 +1,11 @@
 """Masks in files: found by relative name, and never taken for pictures themselves."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.sources import list_records
-from pipeline.sources.masks import Foreground, MaskCheck, attach_masks
+from pipeline.sources.masks import AUTO, Foreground, MaskCheck, attach_masks, foreground_of
 from pipeline.sources.record import mask_name
 from tests.pipeline.sources.support import jpeg, write_files
 
@@ -115,3 +117,32 @@ def test_a_misread_set_is_noticed_early_but_not_empty_masks_of_some():
         check.add(f"{number}.jpg", 0, "has the values 1, 2")
     with pytest.raises(ValueError, match=r"32 of 32 masks .*that of 0\.jpg has the values 1, 2"):
         check.add("31.jpg", 0, "has the values 1, 2")
+
+
+def test_a_constant_alpha_says_nothing_about_a_mask():
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:, :1, :3] = 255
+    pixels[:, :, 3] = 254
+    foreground, doubt = foreground_of(Image.fromarray(pixels), AUTO)
+    assert (foreground[:, 0] == 255).all()
+    assert not foreground[:, 1:].any()
+    assert doubt == ""
+
+
+def test_a_float_mask_that_comes_out_empty_is_doubted():
+    faint = np.zeros((4, 4), np.float32)
+    faint[:2] = 0.4
+    foreground, doubt = foreground_of(Image.fromarray(faint), AUTO)
+    assert foreground.max() < 127
+    assert doubt == "has the values 0, 0.4"
+
+
+def test_links_to_nothing_among_the_masks_are_named(tmp_path):
+    write_files(tmp_path / "source", {"a/1.jpg": jpeg(8, 8), "a/2.jpg": jpeg(8, 8)})
+    write_files(tmp_path / "masks", {"a/1.png": b"mask"})
+    (tmp_path / "masks/a/2.png").symlink_to("/nowhere")
+    masks = tmp_path / "masks"
+    source, found = attach_masks(list_records(str(tmp_path / "source"), masks=masks), masks)
+    assert found == 1
+    (entry,) = source.ignored
+    assert (entry.reason, entry.names) == ("link to nothing, among the masks", ("a/2.png",))
