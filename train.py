@@ -45,6 +45,11 @@ class TrainCommand(Command):
                 raise click.MissingParameter(ctx=context, param=needed["out"])
             run = given["out"] and given["out"] / "config.json"
             if given["data"] is None and not (run and run.exists()):
+                if run:
+                    raise click.UsageError(
+                        f"there is no run in {given['out']} to go on with; a new one needs --data",
+                        context,
+                    )
                 raise click.MissingParameter(ctx=context, param=needed["data"])
         return rest
 

@@ -222,10 +222,16 @@ def _description(run: Path) -> dict[str, Any] | None:
     return description
 
 
+def _length(config: Mapping[str, Any]) -> str:
+    epochs = f"{config['epochs']} epochs"
+    steps = config.get("max_steps")
+    return f"at most {steps:,} steps of {epochs}" if steps else epochs
+
+
 def _subtitle(description: Mapping[str, Any]) -> str:
     config, data = description["config"], description["data"]
     return (
-        f"{config['epochs']} epochs of {data['num_samples']:,} images from {data['source']}, on "
+        f"{_length(config)} of {data['num_samples']:,} images from {data['source']}, on "
         f"{description['device']}"
     )
 

@@ -119,7 +119,7 @@ def against_untrained(results: Sequence[EvaluationResult], protocol: str) -> str
     """Return a sentence that compares trained with untrained by a protocol.
 
     The difference counts where it is more than twice its standard error. Empty where one of the two
-    is missing, or they were tested on other images.
+    is missing.
     """
     of_protocol = [result for result in results if result.protocol == protocol]
     trained = next((result for result in of_protocol if not result.untrained), None)
@@ -127,7 +127,7 @@ def against_untrained(results: Sequence[EvaluationResult], protocol: str) -> str
     if trained is None or untrained is None:
         return ""
     if _tested_on(trained) != _tested_on(untrained):
-        return ""
+        return "Untrained was measured on other images; give both the same --train and --test."
     difference = trained.top1 - untrained.top1
     error = error_of_difference(
         trained.top1, untrained.top1, (trained.test_samples, untrained.test_samples)
@@ -137,7 +137,7 @@ def against_untrained(results: Sequence[EvaluationResult], protocol: str) -> str
         return f"Trained is better than untrained: {found}."
     if difference < -2 * error:
         return f"Trained is not better than untrained, it is worse: {found}."
-    return f"Trained is not better than untrained: {found}, so it is less than two standard errors."
+    return f"Trained is not better than untrained: {found}, no larger than chance would make it."
 
 
 def _tested_on(result: EvaluationResult) -> tuple[Path, int, int]:

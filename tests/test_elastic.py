@@ -26,7 +26,7 @@ def test_a_run_survives_a_killed_worker_and_goes_on_with_half(
     told = [line for line in whole.said.splitlines() if line.startswith("Error: ")]
     assert len(told) == sum("another process is gone" in line for line in told) == processes - 1
     assert "going on after step 3" in whole.said
-    assert "stopped by signal 15; step 7 is saved" in whole.said
+    assert "stopped by SIGTERM; step 7 is saved" in whole.said
     assert {one.world_size for one in whole.fed} == {processes}
     assert fed_alike(whole.fed, undisturbed, attempt=0) == [*range(4)]
     assert fed_alike(whole.fed, undisturbed, attempt=1) == [*range(3, 7)]

@@ -144,8 +144,8 @@ def test_a_killed_run_resumes_to_the_same_bits(home, whole_run):
 @pytest.mark.parametrize(
     ("processes", "number", "said"),
     [
-        (1, signal.SIGTERM, "by signal 15"),
-        (2, signal.SIGTERM, "by signal 15"),
+        (1, signal.SIGTERM, "by SIGTERM"),
+        (2, signal.SIGTERM, "by SIGTERM"),
         (1, signal.SIGINT, "by Ctrl-C"),
     ],
 )

@@ -97,7 +97,7 @@ def test_sigterm_ends_a_run_whose_loader_hangs_long_before_the_watchdog_does(hom
         shown, errors = process.communicate()
         timer.cancel()
     assert process.returncode == 143, errors
-    assert "stopped by signal 15; step 4 is saved, run again to go on" in shown
+    assert "stopped by SIGTERM; step 4 is saved, run again to go on" in shown
     assert saved_steps(out) == [4]
 
 

@@ -244,7 +244,11 @@ class StopRequest:
     def reason(self) -> str:
         """Why, for the log."""
         if self.verdict > 128:
-            return "by Ctrl-C" if self._interrupted else f"by signal {self.verdict - 128}"
+            return (
+                "by Ctrl-C"
+                if self._interrupted
+                else f"by {signal.Signals(self.verdict - 128).name}"
+            )
         return "by an error" + ("" if self.error else " of another process")
 
 

@@ -452,7 +452,7 @@ class ProgressLine:
     def _time_left(self, step: int) -> str:
         first, began = self._start
         if step <= first:
-            return "?"
+            return "an unknown time"
         seconds = (time.monotonic() - began) / (step - first) * (self._total - step)
         hours, rest = divmod(round(seconds), 3600)
         return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

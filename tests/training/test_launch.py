@@ -63,7 +63,7 @@ def test_a_signal_is_noticed_between_steps(handlers, number):
     assert stop.agreed() == 128 + number
     os.kill(os.getpid(), signal.SIGTERM)  # the parent's copy of a Ctrl-C, or a scheduler's
     assert stop.agreed() == 128 + number
-    assert stop.reason() == ("by Ctrl-C" if number == signal.SIGINT else f"by signal {number:d}")
+    assert stop.reason() == ("by Ctrl-C" if number == signal.SIGINT else f"by {number.name}")
     if number == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
