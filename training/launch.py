@@ -244,11 +244,8 @@ class StopRequest:
     def reason(self) -> str:
         """Why, for the log."""
         if self.verdict > 128:
-            return (
-                "by Ctrl-C"
-                if self._interrupted
-                else f"by {signal.Signals(self.verdict - 128).name}"
-            )
+            name = "Ctrl-C" if self._interrupted else signal.Signals(self.verdict - 128).name
+            return f"by {name}"
         return "by an error" + ("" if self.error else " of another process")
 
 
