@@ -5,6 +5,7 @@ import signal
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from training.launch import World
 from training.presets import load_preset
 from training.trust import (
     Verdict,
+    difference_of_views,
     fault_of_bfloat16,
     fault_of_views,
     in_child,
@@ -44,6 +46,14 @@ def kernels(monkeypatch):
 @interpreted
 def test_views_that_agree_are_no_fault(kernels):
     assert fault_of_views(CONFIG, shards_of(), CPU) == ""
+
+
+@interpreted
+def test_views_are_those_of_the_reference_too(kernels, monkeypatch):
+    assert difference_of_views(CONFIG, shards_of(), CPU, expected_of="reference") == ""
+    monkeypatch.setattr(trust, "tolerances", lambda *_: np.full((3, 16), -1.0))
+    fault = difference_of_views(CONFIG, shards_of(), CPU, expected_of="reference")
+    assert fault.endswith("(-1 allowed)")  # and not the sum of two: the reference has none
 
 
 @interpreted
