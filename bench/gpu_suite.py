@@ -113,16 +113,16 @@ PARTS = (
             *("-m", "bench", "ladder", "--device", "cuda", "--batch", "256"),
             *("--rounds", "2", "--json"),
         ),
-        limit_seconds=60,
+        limit_seconds=75,
     ),
     Part(  # a batch that the host's time does not bind; a verdict on the slowest steps needs 500
         name="certificate",
         call="second",
         commands=_python(
             *("-m", "bench", "certificate", "--gpus", "1", "--set", "global_batch_size=256"),
-            *("--steps", "60", "--out", _CERTIFICATE, "--json"),
+            *("--steps", "40", "--out", _CERTIFICATE, "--json"),
         ),
-        limit_seconds=85,
+        limit_seconds=80,
     ),
     Part(name="step", call="second", commands=_python(*_STEP), limit_seconds=40),
     Part(
@@ -134,8 +134,8 @@ PARTS = (
     Part(
         name="learning",
         call="second",
-        commands=_python("-m", "bench.gpu_parts", "learning", "--seconds", "60"),
-        limit_seconds=95,
+        commands=_python("-m", "bench.gpu_parts", "learning", "--seconds", "55"),
+        limit_seconds=85,
         takes_data=True,
     ),
 )

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,8 @@ def test_the_run_goes_on_without_what_is_not_to_be_trusted():
     assert (left.loader.executor, left.precision) == ("compiled", "float32")
     assert len(said) == 2
     assert all("it is wrong" in line for line in said)
+    runbook = (Path(__file__).parents[2] / "docs/first-gpu.md").read_text("utf-8")
+    assert all(f"`{line.replace('it is wrong', '...')}`" in runbook for line in said)
 
 
 def test_what_was_asked_for_by_name_is_refused():
