@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ from training.presets import load_preset
 from training.trust import difference_of_views
 
 ROOT = Path(__file__).resolve().parents[1]
-# Most epochs that the learning may have; a minute allows a GPU fewer or more.
-_EPOCHS = 10
+_EPOCHS = 10  # of learning from --data, at most; a run that is not over by its time is stopped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,7 +83,8 @@ def views_command(images: int) -> None:
 @click.option("--data", type=Path, help="Shards or images with classes.  [the generated demo]")
 @click.option("--gpus", type=int, default=1, show_default=True)
 def learning_command(seconds: float, data: Path | None, gpus: int) -> None:
-    """Train for so long, by train.py; kNN accuracy before, and after every epoch."""
+    """Train by train.py until so long from now; kNN accuracy before, and after every epoch."""
+    end = time.monotonic() + seconds
     with refusing(), tempfile.TemporaryDirectory(prefix="learning-") as name:
         folder = Path(name)
         if data is None or not (data / "manifest.json").is_file():
@@ -96,7 +97,7 @@ def learning_command(seconds: float, data: Path | None, gpus: int) -> None:
         command += [word for setting in settings for word in ("--set", setting)]
         training = subprocess.Popen(command, cwd=ROOT)
         try:
-            status = training.wait(seconds)
+            status = training.wait(max(end - time.monotonic(), 1))
         except subprocess.TimeoutExpired:
             training.terminate()  # it ends its step, saves, and leaves
             training.wait()

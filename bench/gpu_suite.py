@@ -134,7 +134,7 @@ PARTS = (
     Part(
         name="learning",
         call="second",
-        commands=_python("-m", "bench.gpu_parts", "learning", "--seconds", "55"),
+        commands=_python("-m", "bench.gpu_parts", "learning", "--seconds", "70"),
         limit_seconds=85,
         takes_data=True,
     ),
