@@ -103,6 +103,10 @@ def learning_command(seconds: float, data: Path | None, gpus: int) -> None:
             training.wait()
             status = 0
         found = learned(folder / "run") if (folder / "run/metrics.jsonl").exists() else {}
+    if found:
+        click.echo(
+            "kNN: " + ", ".join(f"{top1:.1f} % after step {n}" for n, top1, _ in found["knn"])
+        )
     click.echo(json.dumps(found))
     if wrong := wrong_with(found, status):
         raise click.ClickException(wrong)
