@@ -96,25 +96,38 @@ def _faults(config: TrainConfig, data: Path, device: torch.device) -> tuple[str,
 
 def fault_of_views(config: TrainConfig, shards: Shards, device: torch.device) -> str:
     """Return where the configured executor's views are not those of the CPU's, or ""."""
-    name, recipe = config.loader.executor, config.recipe
     try:
-        views = some_views(config, shards, device, name)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        expected = some_views(config, shards, torch.device("cpu"), "compiled")
-        params = sample_view_params(
-            recipe,
-            seed=config.seed,
-            epoch=views.epoch,
-            sample_ids=views.sample_ids,
-            heights=shards.heights[views.sample_ids],
-            widths=shards.widths[views.sample_ids],
-            mask_coverage=shards.mask_coverage[views.sample_ids],
-        )
-        bounds = tolerances(name, recipe, params) + tolerances("compiled", recipe, params)
-        return disagreement(views, expected, bounds, recipe)
+        return difference_of_views(config, shards, device, expected_of="compiled")
     except Exception as error:  # Triton's and CUDA's have no common type
         return _in_a_line(error)
+
+
+def difference_of_views(
+    config: TrainConfig, shards: Shards, device: torch.device, *, expected_of: str
+) -> str:
+    """Return where the configured executor's views are not those of another one, or "".
+
+    Args:
+        expected_of: an executor for CPUs, whose own tolerance is added; the reference has none.
+    """
+    name, recipe = config.loader.executor, config.recipe
+    views = some_views(config, shards, device, name)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    expected = some_views(config, shards, torch.device("cpu"), expected_of)
+    params = sample_view_params(
+        recipe,
+        seed=config.seed,
+        epoch=views.epoch,
+        sample_ids=views.sample_ids,
+        heights=shards.heights[views.sample_ids],
+        widths=shards.widths[views.sample_ids],
+        mask_coverage=shards.mask_coverage[views.sample_ids],
+    )
+    bounds = tolerances(name, recipe, params)
+    if expected_of != "reference":
+        bounds = bounds + tolerances(expected_of, recipe, params)
+    return disagreement(views, expected, bounds, recipe)
 
 
 def fault_of_bfloat16(config: TrainConfig, shards: Shards, device: torch.device) -> str:

@@ -33,6 +33,7 @@ STEPS = {"cpu": 1, "cuda": 5}  # of a row in a round
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="On a CPU.  [one for each core]")
+@click.option("--cudnn-benchmark", is_flag=True, help="Let cuDNN try its algorithms, on a GPU.")
 @click.option("--only", multiple=True, metavar="PART", help=f"One of {', '.join(PARTS)}.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def step_command(
@@ -42,6 +43,7 @@ def step_command(
     batch: int | None,
     rounds: int,
     threads: int | None,
+    cudnn_benchmark: bool,
     only: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -54,7 +56,14 @@ def step_command(
             steps=STEPS[device],
             threads=threads or len(os.sched_getaffinity(0)),
         )
-        result = step(StepRequest(config=config, device=device, timing=timing, only=only))
+        request = StepRequest(
+            config=config,
+            device=device,
+            timing=timing,
+            cudnn_benchmark=cudnn_benchmark,
+            only=only,
+        )
+        result = step(request)
     click.echo(step_text(result))
     conclude(result, as_json)
 

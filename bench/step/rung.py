@@ -32,6 +32,7 @@ class StepRequest:
     config: TrainConfig
     device: str
     timing: Timing
+    cudnn_benchmark: bool = False  # whether cuDNN tries its algorithms, or guesses the fastest
     only: tuple[str, ...] = ()  # of PARTS; empty: all
 
     @property
@@ -50,12 +51,10 @@ def step(request: StepRequest) -> dict[str, Any]:
     """
     _check(request)
     device = torch.device(request.device)
-    settle = partial(_settle, request.timing.threads)
+    settle = partial(_settle, request.timing.threads, request.cudnn_benchmark)
     config = request.config
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "speed": partial(
-            alone, measure_speed, config, device, request.timing, setup=keep_freed_memory
-        ),
+        "speed": partial(alone, measure_speed, config, device, request.timing, setup=settle),
         "memory": partial(compare_memory, config, device, request.memory_batches, setup=settle),
         "inside": partial(alone, inside_a_step, config, device, setup=settle),
     }
@@ -98,6 +97,7 @@ def report(
             "preset": config.name,
             "batch": config.global_batch_size,
             "threads": request.timing.threads,
+            "cudnn_benchmark": request.cudnn_benchmark,
             "optimizer": config.optimizer.name,
             "precision": config.precision,
             "encoder": config.model.encoder.architecture,
@@ -125,7 +125,8 @@ def described(request: StepRequest) -> str:
     return (
         f"{config.name}: {encoder.architecture}{width}, {recipe.num_large}x{recipe.large_size} + "
         f"{recipe.num_small}x{recipe.small_size} views that lie on the device, batch "
-        f"{config.global_batch_size}, {config.optimizer.name}, precision {config.precision}; "
+        f"{config.global_batch_size}, {config.optimizer.name}, precision {config.precision}"
+        f"{', cudnn.benchmark' * request.cudnn_benchmark}; "
         f"{where}; {timing.rounds} rounds of {timing.steps} steps, interleaved"
     )
 
@@ -148,7 +149,8 @@ def _check(request: StepRequest) -> None:
             ) from error
 
 
-def _settle(threads: int) -> None:
+def _settle(threads: int, cudnn_benchmark: bool) -> None:
     """The allocator as train.py sets it, and as many threads."""
     keep_freed_memory()
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = cudnn_benchmark

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from bench.__main__ import bench
-from bench.harness import Broken
+from bench.harness import Broken, Unavailable
 from bench.isolated import alone
 from bench.step import inside, rung, speed
 from bench.step.command import config_of
@@ -283,6 +283,28 @@ def test_every_part_has_its_figures():
     assert len(made["operators"]) == 10
     for said in ("step/bare networks: 0.", "costliest operators", "waits for the device 0 times"):
         assert said in result.stdout
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_cudnn_tries_its_algorithms_where_it_is_asked_to(monkeypatch, asked):
+    found = []
+
+    def alone(*_, setup):
+        setup()
+        found.append(torch.backends.cudnn.benchmark)
+        raise Unavailable("it was only looked at")
+
+    monkeypatch.setattr(rung, "alone", alone)
+    monkeypatch.setattr(rung, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    words_of = [*words(), "--only", "speed", "--only", "inside", "--json"]
+    with torch.backends.cudnn.flags(benchmark=False):
+        made = run(*words_of, *["--cudnn-benchmark"][:asked])
+    assert made.exit_code == 0, made.output
+    assert found == [asked, asked]
+    result = json.loads(made.stdout.splitlines()[-1])
+    assert result["settings"]["cudnn_benchmark"] is asked
+    assert ("cudnn.benchmark" in result["work"]) == asked
 
 
 def test_a_part_that_breaks_is_a_row_that_says_why(monkeypatch):

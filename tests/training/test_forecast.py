@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.batch import MASK_GRID
 from pipeline.shards import open_shards
 from training.config import apply_settings
 from training.forecast import rehearsal as rehearsals
 from training.forecast.footprint import Footprint, Libraries
 from training.forecast.forecast import _disk, _trial, _work
+from training.forecast.memory import plan_memory
 from training.forecast.obstacles import obstacles_of
 from training.forecast.operations import (
     forward_operations,
@@ -115,11 +117,37 @@ def test_the_parts_of_a_gpu_and_of_its_host_are_kept_apart(shards, tiny):
     half = replace(REHEARSAL, global_batch_size=4, peak_device_bytes=kept + growing)
     host, device = footprint.of_run(half, libraries=LIBRARIES)
     assert device == pytest.approx(kept + 2 * growing)
-    on_host = sum(then.host.values()) - then.host["index"]
-    assert host == pytest.approx(1e9 + 1.4 * on_host)
+    more = sum(found.host.values()) - sum(then.host.values())  # pinned memory grows by leaps
+    assert host == pytest.approx(1e9 + 1.4 * more)
     step = sum(found.device.values())
     assert footprint.fits(8, replace(ROOMY, device=1.3 * step), share=0.8)
     assert not footprint.fits(8, replace(ROOMY, device=1.2 * step), share=0.8)
+
+
+def test_memory_that_a_gpu_copies_from_is_a_power_of_two(shards, tiny):
+    def counted(batch, *settings, on_gpu=True):
+        config = apply_settings(tiny, settings)
+        return plan_memory(config, shards, batch=batch, on_gpu=on_gpu).host
+
+    pixels = 3 * float(np.mean(shards.heights.astype(np.int64) * shards.widths))
+    masks = MASK_GRID**2
+    assert counted(6, on_gpu=False)["pixels and masks"] == 3 * 6 * (1.25 * pixels + masks)
+
+    def next_power(size):
+        return 2 ** int(np.ceil(np.log2(size)))
+
+    pinned = next_power(6 * 1.25 * pixels) + next_power(6 * masks)
+    assert counted(6)["pixels and masks"] == 3 * pinned
+    large, small = (
+        next_power(6 * number * 3 * side**2 * 4)  # made as float32, whatever the step takes
+        for number, side in (
+            (tiny.recipe.num_large, tiny.recipe.large_size),
+            (tiny.recipe.num_small, tiny.recipe.small_size),
+        )
+    )
+    batches = tiny.loader.prefetch + 2
+    assert counted(6, "executor=compiled")["views"] == batches * (large + small)
+    assert counted(6, "num_small=0", "executor=compiled")["views"] == batches * large
 
 
 def plan_of(config, shards):

@@ -4,7 +4,9 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from training.launch import World
 from training.presets import load_preset
 from training.trust import (
     Verdict,
+    difference_of_views,
     fault_of_bfloat16,
     fault_of_views,
     in_child,
@@ -44,6 +47,14 @@ def kernels(monkeypatch):
 @interpreted
 def test_views_that_agree_are_no_fault(kernels):
     assert fault_of_views(CONFIG, shards_of(), CPU) == ""
+
+
+@interpreted
+def test_views_are_those_of_the_reference_too(kernels, monkeypatch):
+    assert difference_of_views(CONFIG, shards_of(), CPU, expected_of="reference") == ""
+    monkeypatch.setattr(trust, "tolerances", lambda *_: np.full((3, 16), -1.0))
+    fault = difference_of_views(CONFIG, shards_of(), CPU, expected_of="reference")
+    assert fault.endswith("(-1 allowed)")  # and not the sum of two: the reference has none
 
 
 @interpreted
@@ -114,6 +125,8 @@ def test_the_run_goes_on_without_what_is_not_to_be_trusted():
     assert (left.loader.executor, left.precision) == ("compiled", "float32")
     assert len(said) == 2
     assert all("it is wrong" in line for line in said)
+    runbook = (Path(__file__).parents[2] / "docs/first-gpu.md").read_text("utf-8")
+    assert all(f"`{line.replace('it is wrong', '...')}`" in runbook for line in said)
 
 
 def test_what_was_asked_for_by_name_is_refused():

@@ -74,17 +74,14 @@ class Footprint:
         libraries = libraries or Libraries.of_this_process()
         whole = self.counted(self.config.global_batch_size)
         then = self.counted(rehearsal.global_batch_size)
-        times = self.config.global_batch_size / rehearsal.global_batch_size
-        fixed, growing = _parts(then.host)
-        fixed_device, growing_device = _parts(then.device)
         device = None
         if rehearsal.peak_device_bytes is not None:
-            peak = rehearsal.peak_device_bytes
-            device = _grown(peak, fixed_device, growing_device, times)
-        if not self._on_gpu:
-            fixed, growing = fixed + fixed_device, growing + growing_device
-        kept = libraries.total + fixed + rehearsal.saved_bytes
-        largest = _grown(rehearsal.peak_host_bytes, kept, growing, times)  # rank 0's
+            device = _grown(rehearsal.peak_device_bytes, 0.0, then.device, whole.device)
+        ours, all_of_it = (
+            found.host if self._on_gpu else found.host | found.device for found in (then, whole)
+        )
+        kept = libraries.total + rehearsal.saved_bytes
+        largest = _grown(rehearsal.peak_host_bytes, kept, ours, all_of_it)  # rank 0's
         others = max(largest - libraries.of_files - rehearsal.saved_bytes, 0.0)
         starter = libraries.total - libraries.of_files if self._size > 1 else 0.0
         host = largest + (self._size - 1) * others + starter + self._knn(whole)
@@ -106,7 +103,11 @@ def _parts(parts: dict[str, float]) -> tuple[float, float]:
     return fixed, sum(parts.values()) - fixed
 
 
-def _grown(peak: float, kept: float, counted: float, times: float) -> float:
-    """A peak, with what of it grows so many times."""
-    growing = min(max(peak - kept, 0.0), _MOST * counted)
-    return peak + growing * (times - 1)
+def _grown(peak: float, kept: float, then: dict[str, float], whole: dict[str, float]) -> float:
+    """A peak, with what of it grows as much larger as it is by count in a batch of the run.
+
+    `kept`: what of the peak does not grow, beyond what is counted as such.
+    """
+    (fixed, counted), (_, of_run) = _parts(then), _parts(whole)
+    growing = min(max(peak - kept - fixed, 0.0), _MOST * counted)
+    return peak + growing * (of_run / counted - 1)

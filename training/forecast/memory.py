@@ -10,6 +10,7 @@ Shapes: B pictures of one process.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,14 +39,23 @@ class MemoryPlan:
 def plan_memory(config: TrainConfig, shards: Shards, *, batch: int, on_gpu: bool) -> MemoryPlan:
     """Predict what one process with `batch` pictures a step will hold."""
     half = on_gpu and config.precision != "float32"
-    views = float(batch * config.recipe.values_per_image * (2 if half else 4))
     fused = on_gpu and config.loader.executor in ("auto", "fused")
-    held = (config.loader.prefetch + 2) * views  # one is being made, one is being used
+    recipe = config.recipe
+    of_views = [
+        batch * number * 3.0 * side**2 * (2 if fused and half else 4)
+        for number, side in (
+            (recipe.num_large, recipe.large_size),
+            (recipe.num_small, recipe.small_size),
+        )
+    ]
+    batches = config.loader.prefetch + 2  # one is being made, one is being used
+    held = batches * sum(of_views)
     pixels = 3 * float(np.mean(shards.heights.astype(np.int64) * shards.widths)) * batch
     stored = shards.manifest.stored_bytes_per_sample * batch
+    pinned = _pinned_bytes if on_gpu else float  # what a GPU copies from
     host = {
         "bytes read": _RING * _SLACK * stored,
-        "pixels and masks": _RING * (_SLACK * pixels + batch * MASK_GRID**2),
+        "pixels and masks": _RING * (pinned(_SLACK * pixels) + pinned(batch * MASK_GRID**2)),
         "index": 60.0 * len(shards),
     }
     device = step_memory(config, batch=batch, half=half)
@@ -53,10 +63,16 @@ def plan_memory(config: TrainConfig, shards: Shards, *, batch: int, on_gpu: bool
         device["views"] = held
         device["pixels and scratch"] = _SLACK * pixels + batch * _scratch_bytes(config)
     else:
-        host["views"] = held
+        pinned = pinned if config.loader.executor == "compiled" else float
+        host["views"] = batches * sum(map(pinned, of_views))
         if on_gpu:
             device["views"] = held
     return MemoryPlan(host=host, device=device)
+
+
+def _pinned_bytes(size: float) -> float:
+    """What torch's allocator of pinned memory takes for so many bytes: the next power of two."""
+    return float(1 << (math.ceil(size) - 1).bit_length()) if size else 0.0
 
 
 def step_memory(config: TrainConfig, *, batch: int, half: bool) -> dict[str, float]:
