@@ -126,7 +126,7 @@ def spin_briefly() -> None:
     has set counts.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def outlive_output() -> None:

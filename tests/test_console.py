@@ -125,7 +125,7 @@ def test_idle_threads_sleep_early_unless_the_user_says_otherwise(monkeypatch):
     assert "GOMP_SPINCOUNT" not in os.environ
     monkeypatch.delenv("OMP_WAIT_POLICY")
     spin_briefly()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert os.environ["GOMP_SPINCOUNT"] == "5000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     spin_briefly()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
@@ -146,4 +146,4 @@ def test_it_is_said_before_torch_is_imported(command):
     done = subprocess.run(
         [sys.executable, "-c", code, command], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.stdout.splitlines()[-1] == "1000 False", done.stderr
+    assert done.stdout.splitlines()[-1] == "5000 False", done.stderr
