@@ -260,13 +260,14 @@ def test_what_is_measured_without_being_asked():
 
 @pytest.mark.slow
 def test_every_part_has_its_figures():
-    result = run(*words("optimizer.name=lars"), "--batch", "16", "--json")
+    # fewer images need less than what libraries keep, so that the peaks say nothing
+    result = run(*words("optimizer.name=lars"), "--batch", "64", "--json")
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout.splitlines()[-1])
     assert (made["rung"], made["device"]) == ("step", "cpu")
     assert made["environment"]["versions"]["torch"] == torch.__version__
     assert [row["name"] for row in made["rows"]] == ["step", "bare networks"]
-    assert all(row["images"] == 16 for row in made["rows"])
+    assert all(row["images"] == 64 for row in made["rows"])
     step, bare = (row["milliseconds_per_image"]["p50"] for row in made["rows"])
     memory = made["memory"]
     assert made["ratios"] == pytest.approx(
@@ -276,7 +277,7 @@ def test_every_part_has_its_figures():
             / memory["all views at once"]["bytes_per_image"],
         }
     )
-    assert memory["batches"] == [8, 16]
+    assert memory["batches"] == [32, 64]
     assert made["ratios"]["memory of view by view/all views at once"] < 1
     assert list(made["update"]) == SHARES
     assert made["waits"]["count"] == 0

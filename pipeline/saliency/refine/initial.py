@@ -104,7 +104,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except OSError as error:
         missing = error.filename == str(beside) and "; copy it there from the run directory"
         raise ValueError(
-            f"{path}: {error.filename or path} cannot be read: {error.strerror}{missing or ''}"
+            f"{error.filename or path}: cannot be read: {error.strerror}{missing or ''}"
         ) from error
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]

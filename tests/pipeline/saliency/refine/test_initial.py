@@ -90,7 +90,7 @@ def test_an_encoder_of_an_older_version_is_read(exported):
 def test_weights_without_their_json_are_refused(exported):
     path = exported()
     path.with_suffix(".json").unlink()
-    with pytest.raises(ValueError, match=r"encoder\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"encoder\.json: cannot be read"):
         read_encoder(path)
 
 

@@ -101,15 +101,17 @@ def test_what_fails_in_a_thread_ends_the_epoch():
 
 
 def test_fusion_learns_from_all_sets_jointly(workshop):
-    """Two epochs against a transcription: the loss is the mean over the sets, beta is 4."""
+    """Two epochs against a transcription: the loss is the mean over the sets, the rate decays."""
     sets = [
         np.stack([nearest(to_bytes(noisy_map(index, kind))) for index in range(COUNT)])
         for kind in (0, 1)
     ]
     phase = TINY.phase_two
     network = fresh_network(TINY.network, None, TINY.seed, "fused")
-    adam = torch.optim.Adam(network.parameters(), lr=phase.learning_rate)
+    adam = torch.optim.Adam(network.parameters())
     for epoch in range(2):
+        decay = (1 - epoch / phase.epochs) ** phase.poly_power
+        adam.param_groups[0]["lr"] = phase.learning_rate * decay
         order = shuffled(COUNT, TINY.seed, "fused", "epoch", epoch)
         for batch in (order[:4], order[4:]):
             adam.zero_grad()
@@ -119,7 +121,7 @@ def test_fusion_learns_from_all_sets_jointly(workshop):
                 prediction = network(torch.from_numpy(workshop.photos.pixels[part]))
                 for labels in sets:
                     target = torch.from_numpy(labels[part]).float() / 255
-                    loss = f_measure_loss(prediction, target, threshold=0.5, beta=4.0) / 2
+                    loss = f_measure_loss(prediction, target, threshold=0.5, beta=phase.beta) / 2
                     (loss * len(part) / len(batch)).backward(retain_graph=True)
             adam.step()
     found = fuse(sets, workshop).state_dict()
